@@ -1,0 +1,102 @@
+"""Exact aggregation: sums on a fixed grid of integers, so that neither order nor the number of ranks shows in the bits.
+
+For entry j of the model, over the clients k that hold it (m_kj = 1), with n_k examples each:
+
+    W_j += sum_k n_k m_kj dW_kj / sum_k n_k m_kj
+
+Each client's n_k dW_k is rounded once to a multiple of 2^-fraction_bits and held as int64. Integer addition is
+associative: whichever rank trained the client and in whatever order, the sum has the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raffm_mpi.elastic.labels import Layout, Selection, coverage, within
+from raffm_mpi.elastic.packing import Packed, allocate
+
+# The largest change of one entry in one round that is taken for training and not for a fault.
+LARGEST_UPDATE_BITS = 6
+LARGEST_UPDATE = float(2**LARGEST_UPDATE_BITS)
+
+
+def fraction_bits(total_weight: int) -> int:
+    """The fixed point's fraction bits for a cohort of that many examples: no sum of legal updates leaves 62 bits."""
+    return 62 - LARGEST_UPDATE_BITS - total_weight.bit_length()
+
+
+def flaw(update: Mapping[str, Tensor]) -> str | None:
+    """Why an update cannot be aggregated, naming the tensor; None if it can."""
+    for name, tensor in update.items():
+        low, high = (float(value) for value in torch.aminmax(tensor))
+        largest = max(-low, high)
+        if not (low >= -LARGEST_UPDATE and high <= LARGEST_UPDATE):  # also true of NaN
+            if largest < float("inf"):
+                return f"the update of '{name}' reaches {largest:.3g}; allowed is at most {LARGEST_UPDATE:g}"
+            return f"the update of '{name}' is not finite"
+    return None
+
+
+@dataclass(frozen=True)
+class ExactSum:
+    """The running sum of weighted updates over an envelope: int64, in units of 2^-fraction_bits."""
+
+    layout: Layout  # the envelope's
+    packed: Packed
+    fraction_bits: int
+
+    @classmethod
+    def zeros(cls, layout: Layout, total_weight: int, device: torch.device | str = "cpu") -> ExactSum:
+        """An empty sum for a cohort with ``total_weight`` examples in all."""
+        return cls(layout, allocate(layout, torch.int64, device), fraction_bits(total_weight))
+
+    def add(self, selection: Selection, update: Mapping[str, Tensor], weight: int) -> None:
+        """Add ``weight`` times a client's update; ``selection`` is within the envelope, ``flaw(update)`` is None."""
+        scale = weight * 2.0**self.fraction_bits
+        for name, tensor in update.items():
+            grid = tensor.double().mul_(scale).round_().long()
+            self.layout.put_add(self.packed.tensors, selection, {name: grid})
+
+
+def apply_update(
+    tensors: Mapping[str, Tensor],
+    layout: Layout,
+    total: ExactSum,
+    envelope: Selection,
+    selections: Sequence[Selection],
+    weights: Sequence[int],
+) -> None:
+    """The server's update, in place: add the mean over the clients that hold an entry; the others keep their bits.
+
+    ``selections`` and ``weights`` are those of the clients whose updates are in ``total``.
+    """
+    inner = [within(envelope, selection) for selection in selections]
+    for name, sums in total.packed.tensors.items():
+        held = coverage(total.layout, name, inner, weights).mul_(2.0**total.fraction_bits)
+        mean = torch.where(sums == 0, 0.0, sums / held)
+        old = layout.take({name: tensors[name]}, envelope)[name]
+        new = torch.where(sums == 0, old, (old + mean).float())
+        layout.put(tensors, envelope, {name: new})
+
+
+def apply_official(
+    tensors: Mapping[str, Tensor],
+    layout: Layout,
+    total: ExactSum,
+    envelope: Selection,
+    selections: Sequence[Selection],
+) -> None:
+    """The official RaFFM code's update, for comparison: zero-pad every client's weights and divide by their number.
+
+    An entry that m of K clients hold shrinks to m/K of its value each round; ``total`` is of updates of weight 1.
+    """
+    added = allocate(layout, torch.float64).tensors
+    scale = 2.0**-total.fraction_bits
+    layout.put(added, envelope, {name: sums * scale for name, sums in total.packed.tensors.items()})
+    for name, tensor in tensors.items():
+        held = coverage(layout, name, selections, [1] * len(selections))
+        tensor.copy_((tensor * held + added[name]) / len(selections))

@@ -1,0 +1,286 @@
+"""Settings of a run: typed, checked at the edge, unknown keys refused, every mistake reported at once."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Group(BaseModel):
+    """A group of settings: no unknown keys, frozen once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class ModelSettings(Group):
+    """Which transformer: pretrained by ``name`` (hub name or folder), or from scratch by ``family`` and ``config``."""
+
+    name: str | None = None
+    family: str | None = None
+    config: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSettings:
+        if (self.name is None) == (self.family is None):
+            raise ValueError(
+                "give either name (a hub name or folder with weights) or family (with config), not both or none"
+            )
+        return self
+
+
+class ColumnSettings(Group):
+    """Column names of the data set; what is left out is inferred."""
+
+    image: str | None = None
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+
+
+class PartitionSettings(Group):
+    """How examples are dealt to clients; see :mod:`raffm_mpi.data`."""
+
+    kind: Literal["iid", "dirichlet", "shards", "k_shot", "by_column"] = "iid"
+    alpha: Annotated[float, Field(gt=0)] = 0.5
+    min_examples: PositiveInt = 1
+    shards_per_client: PositiveInt = 2
+    shots: PositiveInt = 16
+    replacement: bool = False
+    column: str | None = None
+
+    @model_validator(mode="after")
+    def _column_goes_with_by_column(self) -> PartitionSettings:
+        if (self.kind == "by_column") != (self.column is not None):
+            raise ValueError("kind by_column needs column, and no other kind takes it")
+        return self
+
+
+class DataSettings(Group):
+    """Which data set, and how it is split and dealt to clients."""
+
+    path: str = "digits"
+    columns: ColumnSettings = ColumnSettings()
+    train_split: str = "train"
+    validation_split: str | None = None
+    test_split: str | None = None
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    max_length: PositiveInt = 128
+    tokenizer: str | None = None
+    cache: str = "~/.cache/raffm_mpi"
+    partition: PartitionSettings = PartitionSettings()
+
+
+class FederationSettings(Group):
+    """The population and the rounds."""
+
+    num_clients: PositiveInt | None = None
+    participation: Fraction = 0.1
+    num_rounds: PositiveInt = 10
+    paper_faithful: bool = False
+
+
+class SpaceSettings(Group):
+    """Sizes that each kind of dimension may take: whole numbers are sizes, fractions are of the full model's size."""
+
+    ffn: list[int | float] = [0.25, 0.5, 0.75, 1.0]
+    heads: list[int | float] | None = None
+    head_width: list[int | float] = []
+    residual: list[int | float] = []
+
+    @model_validator(mode="after")
+    def _sizes_are_positive(self) -> SpaceSettings:
+        for kind, sizes in self:
+            bad = [s for s in sizes or [] if s <= 0 or (isinstance(s, float) and s > 1)]
+            if bad:
+                raise ValueError(
+                    f"{kind} has {bad[0]}; allowed are whole numbers from 1 (sizes) and fractions in (0, 1]"
+                )
+        return self
+
+
+class FedAvgSettings(Group):
+    """FedAvg (McMahan et al., 2017): every client trains the full model."""
+
+    name: Literal["fedavg"] = "fedavg"
+
+
+class RaFFMSettings(Group):
+    """RaFFM (Yu, Muñoz, Jannesari, 2023): salient entries first, a sub-model for each client."""
+
+    name: Literal["raffm"] = "raffm"
+    salience: Literal["all", "paper", "none"] = "all"
+    widths: Literal["sandwich", "budget"] = "sandwich"
+    space: SpaceSettings = SpaceSettings()
+    budgets: list[Fraction] = []
+    budget_of: Literal["parameters", "flops"] = "parameters"
+
+    @model_validator(mode="after")
+    def _budgets_go_with_budget(self) -> RaFFMSettings:
+        if (self.widths == "budget") != bool(self.budgets):
+            raise ValueError("widths budget needs budgets (a list of fractions), and widths sandwich takes none")
+        return self
+
+
+MethodSettings = Annotated[FedAvgSettings | RaFFMSettings, Field(discriminator="name")]
+
+
+class TrainingSettings(Group):
+    """Local training on a client."""
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    batch_size: PositiveInt = 64
+    local_epochs: PositiveInt | None = None
+    local_steps: PositiveInt | None = None
+    learning_rate_decay: Fraction = 1.0
+    decay_every_rounds: PositiveInt = 5
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingSettings:
+        if self.local_epochs is not None and self.local_steps is not None:
+            raise ValueError("give local_epochs or local_steps, not both (one epoch if both are left out)")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum goes with optimizer sgd, not {self.optimizer}")
+        return self
+
+
+class ComputeSettings(Group):
+    """What a client group computes with."""
+
+    threads_per_group: PositiveInt = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class EvaluationSettings(Group):
+    """When, where and of what the accuracy is taken."""
+
+    every: PositiveInt = 1
+    placement: Literal["auto", "server", "groups"] = "auto"
+    batch_size: PositiveInt = 256
+    submodels: Literal["never", "last", "always"] = "last"
+
+
+class LogSettings(Group):
+    """The HDF5 log."""
+
+    file_locking: bool = True
+
+
+class Settings(Group):
+    """All settings of a run, as in ``configs/*.yaml``."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    output: str
+    model: ModelSettings
+    data: DataSettings = DataSettings()
+    federation: FederationSettings = FederationSettings()
+    method: MethodSettings = RaFFMSettings()
+    training: TrainingSettings = TrainingSettings()
+    compute: ComputeSettings = ComputeSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _num_clients_known(self) -> Settings:
+        if self.federation.num_clients is None and self.data.partition.kind != "by_column":
+            raise ValueError(
+                "federation.num_clients is missing; only data.partition.kind by_column can infer it from the data"
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved settings, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_settings(path: str | Path, overrides: list[str] | None = None) -> Settings:
+    """Read a YAML config and apply ``key=value`` overrides (dotted keys, YAML values).
+
+    Raises ValueError with one sentence for each mistake, all at once.
+    """
+    values = _read_yaml(Path(path))
+    for override in overrides or []:
+        _apply_override(values, override)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise ValueError("\n".join(_sentences(error, str(path)))) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"config '{path}' does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"config '{path}' cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"config '{path}' is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"config '{path}' must be a mapping such as 'seed: 0', got {type(values).__name__}")
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ValueError(f"override '{override}' is not of the form key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"override '{override}': the value is not YAML") from None
+    *parents, last = key.split(".")
+    for parent in parents:
+        below = values.setdefault(parent, {})
+        if below is None:
+            below = values[parent] = {}
+        if not isinstance(below, dict):
+            raise ValueError(f"override '{override}': '{parent}' is a value, not a group of settings")
+        values = below
+    values[last] = value
+
+
+def _sentences(error: ValidationError, source: str) -> list[str]:
+    sentences = []
+    for item in error.errors():
+        place = [part for part in item["loc"] if part not in ("raffm", "fedavg")]
+        where = ".".join(str(part) for part in place) or "settings"
+        if item["type"] == "extra_forbidden":
+            what = f"unknown key{_suggestion(place)}"
+        elif item["type"] == "missing":
+            what = "is missing"
+        elif item["type"] == "union_tag_invalid":
+            what = f"unknown method '{item['ctx']['tag']}'; known: {item['ctx']['expected_tags']}".replace("'", "")
+        elif item["type"] == "union_tag_not_found":
+            what = "name is missing; known methods: fedavg, raffm"
+        elif item["type"] == "value_error":
+            what = str(item["ctx"]["error"])
+        else:
+            message = item["msg"][0].lower() + item["msg"][1:]
+            what = f"{item['input']!r} is not allowed: {message}"
+        sentences.append(f"{source}: {where}: {what}")
+    return list(dict.fromkeys(sentences))
+
+
+def _suggestion(place: list[Any]) -> str:
+    """The allowed keys beside an unknown one, nearest first."""
+    group: Any = Settings
+    for part in place[:-1]:
+        annotation = group.model_fields[part].annotation
+        members = [member for member in get_args(annotation) if isinstance(member, type)] or [annotation]
+        groups = [member for member in members if issubclass(member, Group)]
+        group = groups[-1] if groups else Group
+    allowed = list(group.model_fields)
+    near = difflib.get_close_matches(str(place[-1]), allowed, n=1)
+    return (f", did you mean '{near[0]}'?" if near else ";") + f" allowed: {', '.join(allowed)}"

@@ -1,0 +1,217 @@
+"""The axis language: every axis of every parameter has a name, and everything else is derived from it.
+
+A *label* is written as in einops: ``"(head[0] key[0]) residual"`` has two axes, the first made of two dimensions; ``.``
+is a fixed axis. A *selection* maps dimensions to what is kept of them; a dimension that it leaves out is kept whole:
+
+- a whole number ``n`` keeps the first n (``take`` then gives a view wherever torch can);
+- a 1-D index tensor keeps those, in that order (a permutation is a selection of everything in another order);
+- a 2-D index tensor of shape ``[outer, n]`` keeps n of an inner dimension for each index of the dimension left of it in
+  the axis: an order of the key dimensions of each head.
+
+>>> layout = Layout({"w": parse("(head key) residual")}, {"w": (6, 4)}, {"head": 2, "key": 3, "residual": 4})
+>>> layout.shape("w", {"key": 1, "residual": 2})
+(2, 2)
+>>> layout.take({"w": torch.arange(24).reshape(6, 4)}, {"head": torch.tensor([1]), "residual": 1})["w"].flatten()
+tensor([12, 16, 20])
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Axis: TypeAlias = tuple[str, ...]
+Label: TypeAlias = tuple[Axis, ...]
+Index: TypeAlias = int | Tensor
+Selection: TypeAlias = Mapping[str, Index]
+Tensors: TypeAlias = dict[str, Tensor]
+
+FULL: Selection = {}
+_TOKEN = re.compile(r"\([^()]+\)|\S+")
+
+
+def parse(expression: str) -> Label:
+    """The label that an expression such as ``"(head[l] key[l]) residual ."`` writes; ``()`` stands for a fixed axis."""
+    if expression.count("(") != expression.count(")"):
+        raise ValueError(f"label '{expression}': unbalanced parentheses")
+    axes = (token.strip("()").split() for token in _TOKEN.findall(expression))
+    return tuple(() if factors == ["."] else tuple(factors) for factors in axes)
+
+
+def count(index: Index) -> int:
+    """How many entries of its dimension an index keeps."""
+    return index if isinstance(index, int) else index.shape[-1]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The labels, shapes and dimension sizes of one model's parameters.
+
+    ``labels`` and ``shapes`` are by tensor name, ``sizes`` by dimension.
+    """
+
+    labels: Mapping[str, Label]
+    shapes: Mapping[str, tuple[int, ...]]
+    sizes: Mapping[str, int]
+
+    def check(self, selection: Selection) -> None:
+        """Raise ValueError for a dimension this model does not have or an index outside it."""
+        for dimension, index in selection.items():
+            size = self.sizes.get(dimension)
+            if size is None:
+                raise ValueError(f"unknown dimension '{dimension}'; known: {', '.join(self.sizes)}")
+            low, high = (index, index - 1) if isinstance(index, int) else (int(index.min()) + 1, int(index.max()))
+            if low < 1 or high >= size:
+                raise ValueError(f"selection of '{dimension}': {index} is outside its size {size}")
+
+    def shape(self, name: str, selection: Selection = FULL) -> tuple[int, ...]:
+        """The shape of one tensor of the sub-model that a selection keeps."""
+        return tuple(
+            math.prod(self.size(factor, selection) for factor in axis) if axis else fixed
+            for axis, fixed in zip(self.labels[name], self.shapes[name], strict=True)
+        )
+
+    def size(self, dimension: str, selection: Selection = FULL) -> int:
+        """The size of a dimension in the sub-model that a selection keeps."""
+        index = selection.get(dimension)
+        return self.sizes[dimension] if index is None else count(index)
+
+    def restrict(self, selection: Selection) -> Layout:
+        """The layout of the sub-model that a selection keeps."""
+        return replace(
+            self,
+            shapes={name: self.shape(name, selection) for name in self.labels},
+            sizes={dimension: self.size(dimension, selection) for dimension in self.sizes},
+        )
+
+    def take(self, tensors: Mapping[str, Tensor], selection: Selection) -> Tensors:
+        """The sub-model's tensors: views of ``tensors`` where every index of a tensor is a prefix, else copies."""
+        return {name: self._take(tensor, name, selection) for name, tensor in tensors.items()}
+
+    def put(self, target: Mapping[str, Tensor], selection: Selection, source: Mapping[str, Tensor]) -> None:
+        """Write a sub-model's tensors into their places in ``target``."""
+        for name, tensor in source.items():
+            region, index = self._region(target[name], name, selection)
+            region[index] = tensor.reshape(region.shape) if index is ... else tensor
+
+    def put_add(self, target: Mapping[str, Tensor], selection: Selection, source: Mapping[str, Tensor]) -> None:
+        """Add a sub-model's tensors to their places in ``target``: the transpose of :meth:`take`."""
+        for name, tensor in source.items():
+            region, index = self._region(target[name], name, selection)
+            if index is ...:
+                region.add_(tensor.reshape(region.shape))
+            else:
+                region[index] += tensor
+
+    def indicator(self, name: str, axis: int, selection: Selection) -> Tensor:
+        """Which entries of one axis a selection keeps: bool, of the axis's length."""
+        mask = torch.zeros(self.shapes[name][axis], dtype=torch.bool)
+        mask[self._flat_index(self.labels[name][axis], selection)] = True
+        return mask
+
+    def _take(self, tensor: Tensor, name: str, selection: Selection) -> Tensor:
+        if self._is_prefix(name, selection):
+            return self._prefix(tensor, name, selection).reshape(self.shape(name, selection))
+        for position, axis in enumerate(self.labels[name]):
+            if not selection.keys().isdisjoint(axis):
+                tensor = tensor.index_select(position, self._flat_index(axis, selection).to(tensor.device))
+        return tensor
+
+    def _region(self, tensor: Tensor, name: str, selection: Selection) -> tuple[Tensor, object]:
+        """Where a sub-model's tensor lies in the full one: a view and ``...``, or the tensor and an open mesh."""
+        if self._is_prefix(name, selection):
+            return self._prefix(tensor, name, selection), ...
+        indices = [
+            self._flat_index(axis, selection) if axis else torch.arange(length)
+            for axis, length in zip(self.labels[name], self.shapes[name], strict=True)
+        ]
+        return tensor, tuple(
+            index.to(tensor.device).reshape([-1 if i == position else 1 for i in range(len(indices))])
+            for position, index in enumerate(indices)
+        )
+
+    def _is_prefix(self, name: str, selection: Selection) -> bool:
+        return all(isinstance(selection.get(factor, 1), int) for axis in self.labels[name] for factor in axis)
+
+    def _prefix(self, tensor: Tensor, name: str, selection: Selection) -> Tensor:
+        """The view of a prefix selection, one axis a dimension."""
+        label = self.labels[name]
+        unflattened = [
+            [self.sizes[factor] for factor in axis] or [length]
+            for axis, length in zip(label, self.shapes[name], strict=True)
+        ]
+        view = tensor.view([size for sizes in unflattened for size in sizes])
+        for position, factor in enumerate(factor for axis in label for factor in axis or (None,)):
+            if factor is not None and factor in selection:
+                view = view.narrow(position, 0, count(selection[factor]))
+        return view
+
+    def _flat_index(self, axis: Axis, selection: Selection) -> Tensor:
+        """The kept positions along one axis, in order: int64."""
+        flat = torch.zeros(1, dtype=torch.int64)
+        outer = torch.zeros(1, dtype=torch.int64)  # the kept indices of the dimension to the left
+        for factor in axis:
+            index = selection.get(factor, self.sizes[factor])
+            index = torch.arange(index) if isinstance(index, int) else index.cpu()
+            if index.ndim == 2:
+                rows = index[outer].repeat(len(flat) // len(outer), 1)
+                flat, outer = (flat[:, None] * self.sizes[factor] + rows).flatten(), index[0]
+            else:
+                flat, outer = (flat[:, None] * self.sizes[factor] + index).flatten(), index
+        return flat
+
+
+def union(layout: Layout, selections: Iterable[Selection]) -> Selection:
+    """The envelope: for each dimension, what at least one of the selections keeps (1-D indices come out sorted)."""
+    selections = list(selections)
+    envelope: dict[str, Index] = {}
+    for dimension in set.intersection(*(set(s) for s in selections)) if selections else ():
+        indices = [selection[dimension] for selection in selections]
+        if all(isinstance(index, int) for index in indices):
+            envelope[dimension] = max(count(index) for index in indices)
+        else:
+            kept = torch.zeros(layout.sizes[dimension], dtype=torch.bool)
+            for index in indices:
+                kept[slice(index) if isinstance(index, int) else index.flatten()] = True
+            envelope[dimension] = kept.nonzero().flatten()
+    return {
+        dimension: envelope[dimension]
+        for dimension in layout.sizes
+        if dimension in envelope and count(envelope[dimension]) < layout.sizes[dimension]
+    }
+
+
+def within(envelope: Selection, selection: Selection) -> Selection:
+    """A selection of the full model as a selection of the envelope's model, which must hold it."""
+    inner: dict[str, Index] = {}
+    for dimension, index in selection.items():
+        outer = envelope.get(dimension)
+        if isinstance(outer, Tensor):
+            inner[dimension] = torch.searchsorted(outer, torch.arange(index) if isinstance(index, int) else index)
+        elif outer is None or not isinstance(index, int) or index < outer:
+            inner[dimension] = index
+    return inner
+
+
+def coverage(layout: Layout, name: str, selections: Sequence[Selection], weights: Sequence[int]) -> Tensor:
+    """The summed weight of the selections that hold each entry of a tensor.
+
+    Float64 (exact up to 2^53), of a shape that broadcasts against the tensor: an axis that all keep whole has length 1.
+    """
+    letters = "abcdefgh"
+    weight = torch.tensor(weights, dtype=torch.float64)
+    operands, equation = [weight], "z"
+    shape = [1] * len(layout.labels[name])
+    for position, axis in enumerate(layout.labels[name]):
+        if any(not selection.keys().isdisjoint(axis) for selection in selections):
+            operands.append(torch.stack([layout.indicator(name, position, s) for s in selections]).double())
+            equation += f",z{letters[position]}"
+            shape[position] = layout.shapes[name][position]
+    output = "".join(letters[position] for position, length in enumerate(shape) if f",z{letters[position]}" in equation)
+    return torch.einsum(f"{equation}->{output}", *operands).reshape(shape)

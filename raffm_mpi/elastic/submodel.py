@@ -1,0 +1,67 @@
+"""Sub-models: the full model's module tree with other parameters."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from raffm_mpi.elastic.labels import Selection
+from raffm_mpi.elastic.table import ModelLayout
+
+# What torch's own modules keep as numbers, from the shape of their weight.
+_SHAPED: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: ("out_features", "in_features"),
+    nn.Conv2d: ("out_channels", "in_channels"),
+    nn.Embedding: ("num_embeddings", "embedding_dim"),
+}
+
+
+class Shell:
+    """The module tree of a model without its tensors, to be filled with those of one sub-model after another.
+
+    What the modules keep as numbers follows the tensors, except the attention scaling: narrower heads keep the full
+    model's 1/sqrt(head_dim), so that a slice computes what the masked full model computes.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
+        tensors = [*model.parameters(), *model.buffers()]
+        self._model: nn.Module = copy.deepcopy(model, memo={id(tensor): tensor for tensor in tensors})
+        self._modules = dict(self._model.named_modules())
+        for module in self._modules.values():
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = buffer.to(device)
+
+    def fill(self, layout: ModelLayout, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """The module with the given parameters, which it shares; the one returned before is this same module.
+
+        ``layout`` is the sub-model's (``full.restrict(selection)``), ``tensors`` hold each of its parameters.
+        """
+        for name, places in layout.slots.items():
+            parameter = nn.Parameter(tensors[name])
+            for path, attribute in places:
+                module = self._modules[path]
+                module._parameters[attribute] = parameter
+                if attribute == "weight":
+                    _set_shape(module, parameter.shape)
+        for (path, attribute), dimensions in layout.numbers.items():
+            setattr(self._modules[path], attribute, math.prod(layout.sizes[d] for d in dimensions))
+        return self._model
+
+
+def extract(model: nn.Module, layout: ModelLayout, selection: Selection) -> nn.Module:
+    """A sub-model of its own: the structure and a copy of the parameters that a selection keeps."""
+    layout.check(selection)
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tensors = {name: tensor.clone() for name, tensor in layout.take(parameters, selection).items()}
+    return Shell(model).fill(layout.restrict(selection), tensors)
+
+
+def _set_shape(module: nn.Module, shape: torch.Size) -> None:
+    if isinstance(module, nn.LayerNorm):
+        module.normalized_shape = tuple(shape)
+    for attribute, size in zip(_SHAPED.get(type(module), ()), shape, strict=False):
+        setattr(module, attribute, size)

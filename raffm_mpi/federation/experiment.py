@@ -1,0 +1,65 @@
+"""What every rank knows of a run before the first round: data, partition, model structure, method, device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from raffm_mpi import data
+from raffm_mpi.config import Settings
+from raffm_mpi.elastic.families import layout_of
+from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.federation.transport import Transport
+from raffm_mpi.methods import Method, make_method
+from raffm_mpi.model import inputs_of, load_config, load_model
+from raffm_mpi.training import Device
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run's data, model and method, the same on every rank; only the device is a rank's own."""
+
+    settings: Settings
+    info: data.DataInfo
+    examples: data.FederatedData
+    partition: data.Partition
+    model: nn.Module
+    layout: ModelLayout
+    method: Method
+    device: Device
+    num_tokens: float  # of one example; image models know it themselves
+
+
+def set_up(settings: Settings, transport: Transport) -> Experiment:
+    """Build a run on every rank; what must be prepared once is prepared by one rank of each node."""
+    device = transport.together(lambda: Device.select(settings.compute, transport.device_index))
+    first = transport.together(lambda: _prepare(settings) if transport.node_rank == 0 else None)
+    info, config, folder = transport.together(lambda: first or _prepare(settings))  # the others find the cache filled
+    return transport.together(lambda: _build(settings, device, info, config, folder))
+
+
+def _prepare(settings: Settings) -> tuple[data.DataInfo, Any, Path]:
+    """Look at the data set and the model's config, and fill the node's cache where it is empty."""
+    info = data.inspect(settings.data)
+    config = load_config(settings.model, info)
+    inputs = inputs_of(settings.model, settings.data, config, info.task)
+    return info, config, data.prepare(info, settings.data, inputs, settings.seed)
+
+
+def _build(settings: Settings, device: Device, info: data.DataInfo, config: Any, folder: Path) -> Experiment:
+    examples = data.open_data(folder)
+    partition = data.partition(
+        settings.data.partition,
+        examples.train.labels,
+        settings.federation.num_clients,
+        settings.seed,
+        examples.groups,
+    )
+    model = load_model(settings.model, config, info.task, settings.seed)
+    layout = layout_of(model)
+    num_tokens = examples.train.mean_length
+    method = make_method(settings.method, layout, settings.seed, num_tokens)
+    return Experiment(settings, info, examples, partition, model, layout, method, device, num_tokens)

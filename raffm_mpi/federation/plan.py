@@ -1,0 +1,97 @@
+"""What rank 0 tells the others to do next, and what every rank derives from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property
+
+import numpy as np
+
+from raffm_mpi.elastic.labels import Selection, union
+from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.federation.experiment import Experiment
+from raffm_mpi.federation.transport import Transport
+
+
+class Action(IntEnum):
+    """The next common step of all ranks."""
+
+    STOP = 0
+    TRAIN = 1
+    EVALUATE = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step: the cohort and the group of each of its clients (for TRAIN), or which evaluation (for EVALUATE).
+
+    All that travels is this: selections, shapes, weights and seeds follow from it on every rank.
+    """
+
+    action: Action
+    round: int = 0
+    cohort: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    groups: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    split: int = 0  # of SPLITS
+    rung: int = 0  # of the method's ladder
+
+    def broadcast(self, transport: Transport) -> None:
+        """Send the plan from rank 0 (the other side is :meth:`receive`)."""
+        transport.broadcast(np.array([self.action, self.round, len(self.cohort), self.split, self.rung], np.int64))
+        if len(self.cohort):
+            transport.broadcast(np.stack([self.cohort, self.groups]))
+
+    @classmethod
+    def receive(cls, transport: Transport) -> Plan:
+        """Receive the plan that rank 0 sends with :meth:`broadcast`."""
+        header = np.zeros(5, np.int64)
+        transport.broadcast(header)
+        action, round, num_clients, split, rung = (int(value) for value in header)
+        rows = np.zeros((2, num_clients), np.int64)
+        if num_clients:
+            transport.broadcast(rows)
+        return cls(Action(action), round, rows[0], rows[1], split, rung)
+
+
+@dataclass(frozen=True)
+class Round:
+    """A training plan with everything that follows from it: what each client holds, and their envelope."""
+
+    plan: Plan
+    selections: Sequence[Selection]
+    weights: Sequence[int]  # examples of each client, or 1 each for the official arithmetic
+    envelope: Selection
+    layout: ModelLayout  # the envelope's
+
+    @classmethod
+    def derive(cls, plan: Plan, experiment: Experiment) -> Round:
+        """The same on every rank."""
+        cohort = [int(client) for client in plan.cohort]
+        selections = experiment.method.selections(plan.round, cohort)
+        faithful = experiment.settings.federation.paper_faithful
+        weights = [1 if faithful else len(experiment.partition.client(client)) for client in cohort]
+        envelope = union(experiment.layout, selections)
+        return cls(plan, selections, weights, envelope, experiment.layout.restrict(envelope))
+
+    @cached_property
+    def total_weight(self) -> int:
+        """The examples of the whole cohort, which fixes the grid of the exact sum."""
+        return sum(self.weights)
+
+
+# What a group reports of each client, and of itself: rows that one rank fills and rank 0 merges.
+CLIENT_REPORT = np.dtype(
+    [
+        ("trained", "u1"),
+        ("num_steps", "i8"),
+        ("first_loss", "f8"),
+        ("last_loss", "f8"),
+        ("mean_loss", "f8"),
+        ("train_s", "f8"),
+        ("overhead_s", "f8"),
+        ("flaw", "S240"),
+    ]
+)
+SPLITS = ("validation", "test")

@@ -1,0 +1,113 @@
+"""Elastic spaces: the sizes that each dimension may take, and sub-models drawn or solved from them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from raffm_mpi.config import SpaceSettings
+from raffm_mpi.elastic.labels import Selection
+from raffm_mpi.elastic.table import ModelLayout
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One free choice of width: dimensions that share it, and its sizes in ascending order."""
+
+    dimensions: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The choices that make up a sub-model: one a layer for per-layer dimensions, one in all for shared ones."""
+
+    choices: tuple[Choice, ...]
+    full: tuple[int, ...]  # the full model's size of each choice
+
+    def selection(self, levels: tuple[int, ...] | list[int]) -> Selection:
+        """The sub-model that takes size number ``levels[i]`` of choice i."""
+        return {
+            dimension: choice.sizes[level]
+            for choice, level, full in zip(self.choices, levels, self.full, strict=True)
+            if choice.sizes[level] < full
+            for dimension in choice.dimensions
+        }
+
+    def smallest(self) -> Selection:
+        """The sub-model with every choice at its smallest."""
+        return self.selection([0] * len(self.choices))
+
+    def random(self, generator: np.random.Generator) -> Selection:
+        """A sub-model with every choice drawn on its own, uniformly."""
+        return self.selection([int(generator.integers(len(choice.sizes))) for choice in self.choices])
+
+    @cached_property
+    def path(self) -> list[Selection]:
+        """Nested sub-models from the smallest to the largest, growing one choice at a time, all choices in step."""
+        steps = sorted(
+            ((level + 1) / (len(choice.sizes) - 1), number)
+            for number, choice in enumerate(self.choices)
+            for level in range(len(choice.sizes) - 1)
+        )
+        levels = [0] * len(self.choices)
+        path = [self.selection(levels)]
+        for _, number in steps:
+            levels[number] += 1
+            path.append(self.selection(levels))
+        return path
+
+    def within_budget(self, budget: float, price: Callable[[Selection], float]) -> Selection:
+        """The largest sub-model on the path that costs at most ``budget`` times the full model.
+
+        Raises ValueError if even the smallest costs more.
+        """
+        limit = budget * price({})
+        fitting = bisect_right(self.path, limit, key=price)
+        if fitting == 0:
+            share = price(self.path[0]) / price({})
+            raise ValueError(
+                f"method.budgets: {budget} is below the smallest sub-model of the elastic space, {share:.3f} of the model"
+            )
+        return self.path[fitting - 1]
+
+
+def resolve(settings: SpaceSettings, layout: ModelLayout) -> Space:
+    """The space that the settings describe for a model.
+
+    Raises ValueError naming the setting, the size and what is allowed.
+    """
+    choices, full = [], []
+    for setting, sizes in settings:
+        if setting not in layout.family.elastic:
+            if sizes:
+                known = ", ".join(layout.family.elastic)
+                raise ValueError(f"method.space.{setting}: family '{layout.family.name}' has none; known: {known}")
+            continue
+        for dimensions in layout.axes_of(setting):
+            size = layout.sizes[dimensions[0]]
+            if sizes is None:  # heads, left out: every number of them from a quarter up
+                sizes = list(range(-(-size // 4), size + 1))
+            if sizes:
+                choices.append(Choice(dimensions, _absolute(setting, sizes, dimensions[0], size)))
+                full.append(size)
+    return Space(tuple(choices), tuple(full))
+
+
+def _absolute(setting: str, sizes: list[int | float], dimension: str, full: int) -> tuple[int, ...]:
+    absolute = set()
+    for size in sizes:
+        place = f"method.space.{setting}: {size}"
+        if isinstance(size, int):
+            if size > full:
+                raise ValueError(f"{place} is wider than the model, whose {dimension} has size {full}")
+            absolute.add(size)
+        else:
+            if abs(size * full - round(size * full)) > 1e-9:
+                raise ValueError(f"{place} of {dimension} (size {full}) is {size * full:g}, not a whole number")
+            absolute.add(round(size * full))
+    return tuple(sorted(absolute))

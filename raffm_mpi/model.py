@@ -1,0 +1,118 @@
+"""The global model: built from the settings, fingerprinted, saved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raffm_mpi.config import DataSettings, ModelSettings
+from raffm_mpi.data import DataInfo, ImageInput, TextInput
+from raffm_mpi.elastic.families import family_of
+from raffm_mpi.elastic.submodel import Shell
+from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.seeds import torch_seed
+
+
+def load_config(settings: ModelSettings, info: DataInfo) -> Any:
+    """The transformers config, with the data set's classes; no weight is read.
+
+    Raises ValueError for a model that cannot be found, a family without a table and unknown config keys.
+    """
+    from transformers import AutoConfig
+
+    labels = dict(enumerate(info.label_names))
+    classes = {"num_labels": len(labels), "id2label": labels, "label2id": {name: i for i, name in labels.items()}}
+    if settings.family is not None:
+        family_of(settings.family)
+        return _from_scratch(settings.family, settings.config, classes)
+    try:
+        config = AutoConfig.from_pretrained(settings.name, **settings.config, **classes)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.name: '{settings.name}' cannot be loaded: {str(error).splitlines()[0]}") from None
+    family_of(config.model_type)
+    return config
+
+
+def load_model(settings: ModelSettings, config: Any, task: str, seed: int) -> nn.Module:
+    """The model with pretrained weights, or random ones; what is new in it (a head) is initialised from the seed."""
+    from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    auto = {"image": AutoModelForImageClassification, "text": AutoModelForSequenceClassification}[task]
+    torch.manual_seed(torch_seed(seed, "model"))
+    try:
+        if settings.name is None:
+            return auto.from_config(config)
+        return auto.from_pretrained(
+            settings.name, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, ValueError) as error:
+        source = settings.name or settings.family
+        raise ValueError(f"model: '{source}' cannot be built for {task} data: {str(error).splitlines()[0]}") from None
+
+
+def inputs_of(settings: ModelSettings, data: DataSettings, config: Any, task: str) -> ImageInput | TextInput:
+    """How examples must be prepared for the model."""
+    if task == "text":
+        tokenizer = data.tokenizer or settings.name
+        if tokenizer is None:
+            raise ValueError("data.tokenizer is missing: a model built by family has no tokenizer of its own")
+        limit = getattr(config, "max_position_embeddings", data.max_length)
+        if data.max_length > limit:
+            raise ValueError(f"data.max_length: {data.max_length} is more than the model's {limit} positions")
+        return TextInput(tokenizer, data.max_length)
+    if not hasattr(config, "image_size"):
+        raise ValueError(f"model family '{config.model_type}' does not take the images of data.path '{data.path}'")
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    mean, std = _normalisation(settings.name, config.num_channels)
+    return ImageInput(config.num_channels, height, width, mean, std)
+
+
+def sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, shapes and float32 bytes of the parameters, in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)}\n".encode())
+        digest.update(tensors[name].detach().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def save_model(folder: Path, shell: Shell, layout: ModelLayout, tensors: Mapping[str, Tensor]) -> None:
+    """Write the full model in the hub's format (config.json, model.safetensors)."""
+    model = shell.fill(layout, {name: tensor.cpu() for name, tensor in tensors.items()})
+    model.save_pretrained(folder)
+
+
+def _from_scratch(family: str, values: Mapping[str, Any], classes: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    known = set(AutoConfig.for_model(family).to_dict())
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"model.config.{unknown[0]}: unknown key of family '{family}'; allowed: {', '.join(sorted(known))}")
+    try:
+        return AutoConfig.for_model(family, **values, **classes)
+    except Exception as error:  # transformers validates in many ways
+        raise ValueError(f"model.config: family '{family}' refuses it: {' '.join(str(error).split())}") from None
+
+
+def _normalisation(name: str | None, num_channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel that a pretrained model expects; 0.5 where it says nothing."""
+    from transformers.utils import cached_file
+
+    found = None
+    if name is not None:
+        found = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+    values = json.loads(Path(found).read_text(encoding="utf-8")) if found else {}
+    mean, std = (tuple(values.get(key) or [0.5] * num_channels) for key in ("image_mean", "image_std"))
+    if len(mean) != num_channels or len(std) != num_channels:
+        raise ValueError(f"model.name: '{name}' normalises {len(mean)} channels, but its config has {num_channels}")
+    return mean, std

@@ -1,0 +1,102 @@
+"""How a run shows itself to people: a live display on a terminal, one plain line a round elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from raffm_mpi.log import open_run
+
+
+class PlainDisplay:
+    """One line a round, with the newest evaluation, for logs and pipes."""
+
+    def __init__(self, num_rounds: int) -> None:
+        self.num_rounds = num_rounds
+        self.accuracy = ""
+
+    def round_done(self, row: Mapping[str, Any]) -> None:
+        """Print the round."""
+        dropped = f", {row['num_dropped']} dropped" if row["num_dropped"] else ""
+        print(
+            f"round {row['round'] + 1}/{self.num_rounds}: train loss {row['train_loss']:.4f}, "
+            f"{row['num_trained']} clients{dropped}, {row['bytes_down'] / 1e6:.1f} MB down, "
+            f"{row['round_s']:.2f} s{self.accuracy}",
+            flush=True,
+        )
+
+    def evaluated(self, row: Mapping[str, Any], is_full: bool) -> None:
+        """Remember the newest accuracy of the full model for the next line."""
+        if is_full:
+            self.accuracy = f"; {row['split']} accuracy {row['accuracy']:.4f} after round {row['round'] + 1}"
+
+    def close(self) -> None:
+        """Nothing to take down."""
+
+
+class LiveDisplay:
+    """A progress bar with the newest loss and accuracy."""
+
+    def __init__(self, num_rounds: int) -> None:
+        self.progress = Progress(
+            TextColumn("rounds"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
+        self.task = self.progress.add_task("", total=num_rounds)
+        self.loss, self.accuracy = "", ""
+        self.progress.start()
+
+    def round_done(self, row: Mapping[str, Any]) -> None:
+        """Advance the bar."""
+        self.loss = f"train loss {row['train_loss']:.4f}"
+        self.progress.update(self.task, advance=1, description=f"{self.loss}  {self.accuracy}")
+
+    def evaluated(self, row: Mapping[str, Any], is_full: bool) -> None:
+        """Show the newest accuracy of the full model."""
+        if is_full:
+            self.accuracy = f"{row['split']} accuracy {row['accuracy']:.4f}"
+            self.progress.update(self.task, description=f"{self.loss}  {self.accuracy}")
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self.progress.stop()
+
+
+def make_display(num_rounds: int) -> PlainDisplay | LiveDisplay:
+    """The display that suits standard output."""
+    return LiveDisplay(num_rounds) if _on_terminal() else PlainDisplay(num_rounds)
+
+
+def _on_terminal() -> bool:
+    """Whether a person watches: mpirun gives its ranks a pseudo-terminal, so the launcher's own output counts too."""
+    try:
+        launcher = os.readlink(f"/proc/{os.getppid()}/fd/1")
+    except OSError:
+        launcher = "/dev/tty"
+    return sys.stdout.isatty() and Console().is_terminal and launcher.startswith(("/dev/pts/", "/dev/tty"))
+
+
+def print_summary(output: Path) -> None:
+    """What a finished run came to, and where its results are."""
+    run = open_run(output)
+    last = run.evaluation[run.evaluation["round"] == run.rounds["round"].max()].merge(run.submodels, on="submodel")
+    print(f"\nfinished {len(run.rounds)} rounds in {run.rounds['round_s'].sum():.1f} s")
+    for split, rows in last.groupby("split", observed=True):
+        print(f"{split} accuracy, on {rows['num_examples'].iloc[0]} examples:")
+        full = rows["parameters"].max()
+        for row in rows.itertuples():
+            share = row.parameters / full
+            print(f"  {row.accuracy:.4f}  with {row.parameters:,} parameters ({share:.0%} of the model)")
+    print(f"log      {output / 'run.h5'}")
+    print(f"model    {output / 'model'}")
+    print(f"picture  raffm-mpi report {output}")

@@ -1,0 +1,153 @@
+"""Local training and evaluation of any transformers model on one device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raffm_mpi.config import ComputeSettings, TrainingSettings
+from raffm_mpi.data import Split
+from raffm_mpi.seeds import generator, torch_seed
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a rank computes on, and in which precision."""
+
+    device: torch.device
+    precision: str = "fp32"
+
+    @classmethod
+    def select(cls, settings: ComputeSettings, index: int) -> Device:
+        """The node's GPU number ``index``, wrapping around, or the CPU; also sets the number of CPU threads.
+
+        Raises ValueError where the settings ask for what the machine does not have.
+        """
+        torch.set_num_threads(settings.threads_per_group)
+        if settings.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("compute.device: 'cuda' was asked for, but torch sees no GPU; allowed here: cpu, auto")
+        use_gpu = settings.device != "cpu" and torch.cuda.is_available()
+        if settings.precision == "bf16" and not use_gpu:
+            raise ValueError("compute.precision: 'bf16' needs a GPU; allowed on a CPU: fp32")
+        name = f"cuda:{index % torch.cuda.device_count()}" if use_gpu else "cpu"
+        return cls(torch.device(name), settings.precision)
+
+    def move(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch on this device."""
+        if self.device.type == "cpu":
+            return batch
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the forward pass."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What one client's training came to; losses are of its batches, ``train_s`` is the steps alone."""
+
+    num_steps: int
+    first_loss: float
+    last_loss: float
+    mean_loss: float
+    train_s: float
+
+
+def num_steps(settings: TrainingSettings, num_examples: int) -> int:
+    """Optimiser steps of one client in one round."""
+    if settings.local_steps is not None:
+        return settings.local_steps
+    return (settings.local_epochs or 1) * -(-num_examples // settings.batch_size)
+
+
+def examples_seen(settings: TrainingSettings, num_examples: int) -> int:
+    """Examples that one client trains on in one round, repetitions counted."""
+    if settings.local_steps is not None:
+        return settings.local_steps * min(settings.batch_size, num_examples)
+    return (settings.local_epochs or 1) * num_examples
+
+
+def learning_rate(settings: TrainingSettings, round: int) -> float:
+    """The learning rate of a round: the paper decays it by 0.98 every 5 rounds."""
+    return settings.learning_rate * settings.learning_rate_decay ** (round // settings.decay_every_rounds)
+
+
+def train(
+    model: nn.Module,
+    split: Split,
+    indices: np.ndarray,
+    settings: TrainingSettings,
+    device: Device,
+    *,
+    seed: int,
+    round: int,
+    client: int,
+) -> TrainingResult:
+    """Train a model in place on some examples of a split; all random numbers are keyed by (seed, round, client)."""
+    torch.manual_seed(torch_seed(seed, "training", round, client))
+    order = generator(seed, "batches", round, client)
+    optimizer = _optimizer(model, settings, learning_rate(settings, round))
+    model.train()
+    losses = []
+    start = time.perf_counter()
+    for batch in _batches(indices, settings, order):
+        with device.autocast():
+            loss = model(**device.move(split.batch(batch))).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if settings.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        optimizer.step()
+        losses.append(loss.detach())
+    values = torch.stack(losses).double().cpu()
+    train_s = time.perf_counter() - start
+    for parameter in model.parameters():
+        parameter.grad = None
+    return TrainingResult(len(losses), float(values[0]), float(values[-1]), float(values.mean()), train_s)
+
+
+def evaluate(
+    model: nn.Module, split: Split, device: Device, batch_size: int, batches: Iterator[int] | range | None = None
+) -> np.ndarray:
+    """Loss and hits of a model on the batches of a split, in file order.
+
+    Returns float64 ``[num_batches, 3]``: summed loss, correct predictions, examples; rows outside ``batches`` are zero.
+    """
+    starts = range(0, len(split), batch_size)
+    totals = np.zeros((len(starts), 3))
+    model.eval()
+    with torch.inference_mode():
+        for number in range(len(starts)) if batches is None else batches:
+            rows = np.arange(starts[number], min(starts[number] + batch_size, len(split)))
+            batch = device.move(split.batch(rows))
+            with device.autocast():
+                outputs = model(**batch)
+            hits = (outputs.logits.argmax(-1) == batch["labels"]).sum()
+            totals[number] = float(outputs.loss) * len(rows), int(hits), len(rows)
+    return totals
+
+
+def _optimizer(model: nn.Module, settings: TrainingSettings, rate: float) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, rate, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True
+        )
+    return torch.optim.AdamW(parameters, rate, weight_decay=settings.weight_decay, fused=True)
+
+
+def _batches(
+    indices: np.ndarray, settings: TrainingSettings, order: np.random.Generator
+) -> Iterator[np.ndarray]:
+    remaining = num_steps(settings, len(indices))
+    while remaining > 0:
+        shuffled = order.permutation(indices)
+        for start in range(0, len(shuffled), settings.batch_size)[:remaining]:
+            yield shuffled[start : start + settings.batch_size]
+            remaining -= 1

@@ -1,0 +1,225 @@
+"""Two properties prove a family's table without any reference implementation; the others follow from it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from raffm_mpi.elastic.cost import cost, count_parameters, peak_training_bytes
+from raffm_mpi.elastic.families import FAMILIES, layout_of
+from raffm_mpi.elastic.labels import FULL
+from raffm_mpi.elastic.salience import order, salience
+from raffm_mpi.elastic.submodel import Shell, extract
+from raffm_mpi.elastic.table import bind
+
+NUM_TOKENS = 9
+
+
+def relative_gap(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def random_permutation(layout, generator):
+    """Every dimension in a random order of its own."""
+    return {
+        dimension: torch.from_numpy(generator.permutation(size)) for dimension, size in layout.sizes.items()
+    }
+
+
+def test_every_family_is_tested(covered_families):
+    assert covered_families == set(FAMILIES)
+
+
+def test_selecting_everything_reproduces_the_model(case):
+    assert torch.equal(case.output(extract(case.model, case.layout, FULL)), case.output(case.model))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_permuting_every_dimension_keeps_the_output(case, seed):
+    permutation = random_permutation(case.layout, np.random.default_rng(seed))
+    permuted = extract(case.model, case.layout, permutation)
+    assert relative_gap(case.output(permuted), case.output(case.model)) <= 1e-5
+
+
+def test_ordering_by_salience_keeps_the_output_and_sorts_the_salience(case):
+    by_salience = order(case.tensors, case.layout, list(case.layout.sizes))
+    assert by_salience.keys() == case.layout.sizes.keys()
+    model = extract(case.model, case.layout, by_salience)
+    assert relative_gap(case.output(model), case.output(case.model)) <= 1e-5
+    ordered = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    for dimension, scores in salience(ordered, case.layout, list(case.layout.sizes)).items():
+        assert (scores.diff(dim=-1) <= 1e-9).all(), dimension
+
+
+def test_keys_are_ordered_within_each_head(case):
+    scores = salience(case.tensors, case.layout, ["key[0]"])["key[0]"]
+    heads, width = case.layout.sizes["head[0]"], case.layout.sizes["key[0]"]
+    names = [name for name, label in case.layout.labels.items() if label[0] == ("head[0]", "key[0]") and len(label) == 2]
+    expected = sum(case.tensors[name].abs().mean(dim=1).reshape(heads, width) for name in names)
+    assert len(names) == 2  # Q and K
+    torch.testing.assert_close(scores.float(), expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_slice_equals_the_zero_masked_model(case, seed):
+    """On heads, head width and FFN, which no norm crosses: what a slice leaves out, a mask puts to zero."""
+    selection = case.random_widths(np.random.default_rng(seed), ("heads", "head_width", "ffn"))
+    masked = {name: torch.zeros_like(tensor) for name, tensor in case.tensors.items()}
+    case.layout.put(masked, selection, case.layout.take(case.tensors, selection))
+    expected = case.output(Shell(case.model).fill(case.layout, masked))
+    assert relative_gap(case.output(extract(case.model, case.layout, selection)), expected) <= 1e-5
+    assert relative_gap(expected, case.output(case.model)) > 1e-3  # the mask took something away
+
+
+def test_a_slice_of_any_indices_equals_the_zero_masked_model(case):
+    generator = np.random.default_rng(1)
+    selection = {
+        dimension: torch.from_numpy(generator.permutation(size)[: size // 2 + 1])
+        for dimension, size in case.layout.sizes.items()
+        if dimension.startswith(("ffn", "head"))
+    }
+    masked = {name: torch.zeros_like(tensor) for name, tensor in case.tensors.items()}
+    case.layout.put(masked, selection, case.layout.take(case.tensors, selection))
+    expected = case.output(Shell(case.model).fill(case.layout, masked))
+    assert relative_gap(case.output(extract(case.model, case.layout, selection)), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_counted_parameters_equal_numel(case, seed):
+    selection = FULL if seed == 0 else case.random_widths(np.random.default_rng(seed))
+    model = extract(case.model, case.layout, selection)
+    assert count_parameters(case.layout, selection) == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_counted_flops_equal_torchs_counter(case, seed):
+    selection = FULL if seed == 0 else case.random_widths(np.random.default_rng(seed))
+    model = extract(case.model, case.layout, selection)
+    counted = cost(case.layout, selection, num_tokens=NUM_TOKENS)
+    with FlopCounterMode(display=False) as forward:
+        output = model(**case.inputs)[0]
+    with FlopCounterMode(display=False) as backward:
+        output.sum().backward()
+    assert 2 * counted.forward_flops == forward.get_total_flops()  # the batch has two examples
+    assert 2 * counted.training_flops == forward.get_total_flops() + backward.get_total_flops()
+
+
+def test_counted_activations_are_near_those_that_autograd_keeps(case):
+    """Within 25 %, with fused attention: the estimate is of what is saved, not of the allocator."""
+    case.model.config._attn_implementation = "sdpa"
+    case.model.requires_grad_(True)
+    kept = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if not any(tensor.untyped_storage().data_ptr() == p.untyped_storage().data_ptr() for p in parameters):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    parameters = list(case.model.parameters())
+    inputs = {name: tensor.repeat(16, *[1] * (tensor.ndim - 1)) for name, tensor in case.inputs.items()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = case.model(**inputs)[0]
+    measured = sum(kept.values()) - sum(tensor.nbytes for tensor in inputs.values())
+    assert output.requires_grad
+    states = 4 * 4 * count_parameters(case.layout)  # parameters, gradients and AdamW's two moments
+    counted = peak_training_bytes(case.layout, batch_size=32, num_tokens=NUM_TOKENS) - states
+    assert 0.75 <= counted / measured <= 1.25
+
+
+def test_an_extracted_model_shares_nothing_with_the_full_one(case):
+    before = {name: tensor.clone() for name, tensor in case.tensors.items()}
+    submodel = extract(case.model, case.layout, {"ffn[0]": 8})
+    for parameter in submodel.parameters():
+        parameter.data.add_(1.0)
+    assert all(torch.equal(case.tensors[name], tensor) for name, tensor in before.items())
+
+
+def test_a_sub_model_trains(case):
+    submodel = extract(case.model, case.layout, case.random_widths(np.random.default_rng(0)))
+    loss = submodel(**case.inputs, labels=torch.tensor([0, 1])).loss
+    loss.backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in submodel.parameters())
+
+
+def test_a_shell_is_filled_again_and_again(case):
+    shell = Shell(case.model)
+    for seed in range(3):
+        selection = case.random_widths(np.random.default_rng(seed))
+        tensors = case.layout.take(case.tensors, selection)
+        found = case.output(shell.fill(case.layout.restrict(selection), tensors))
+        assert torch.equal(found, case.output(extract(case.model, case.layout, selection)))
+
+
+def test_modules_state_the_shapes_of_a_slice(case):
+    submodel = extract(case.model, case.layout, {"residual": 16, "ffn[0]": 8})
+    for name, module in submodel.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            assert (module.out_features, module.in_features) == tuple(module.weight.shape), name
+        if isinstance(module, torch.nn.LayerNorm):
+            assert module.normalized_shape == tuple(module.weight.shape), name
+
+
+def test_a_table_that_does_not_fit_names_what_it_looked_for_and_found(case):
+    other = next(family for name, family in FAMILIES.items() if name != case.family)
+    with pytest.raises(ValueError, match="does not fit") as error:
+        bind(other, case.model)
+    looked_for = next(row for row in other.rows if not row.startswith("?")).split(" | ")[0]
+    found = next(iter(case.layout.labels))
+    assert looked_for in str(error.value)
+    assert found in str(error.value)
+
+
+def test_a_missing_row_is_named(case):
+    rows = dict(case.layout.family.rows)
+    removed = next(row for row in rows if "fc1" in row or "intermediate" in row)
+    del rows[removed]
+    with pytest.raises(ValueError, match="no row for") as error:
+        bind(replace(case.layout.family, rows=rows), case.model)
+    assert removed.split(" | ")[-1].split(".")[-2] in str(error.value) or "fc1" in str(error.value)
+
+
+def test_a_label_that_contradicts_a_shape_is_refused(case):
+    rows = dict(case.layout.family.rows)
+    row = next(row for row in rows if row.endswith(("fc2", "layer.[l].output.dense")))
+    rows[row] = "residual residual"
+    with pytest.raises(ValueError, match="has length"):
+        bind(replace(case.layout.family, rows=rows), case.model)
+
+
+def mutants(family, present):
+    """Every row with one dimension of its label exchanged for another of the family's."""
+    dimensions = sorted({name for label in family.rows.values() for name in re.findall(r"[a-z]+(?:\[l\])?", label.split("@")[0])})
+    for row, label in family.rows.items():
+        if not any(pattern in present for pattern in row.lstrip("?").split(" | ")):
+            continue
+        for match in re.finditer(r"[a-z]+(?:\[l\])?", label.split("@")[0]):
+            for other in dimensions:
+                if other != match[0] and ("[l]" in row or "[l]" not in other):
+                    yield row, label[: match.start()] + other + label[match.end() :]
+
+
+def survives(case, row, label):
+    """Whether a mutated table is accepted and permuting by it keeps the output."""
+    try:
+        layout = bind(replace(case.layout.family, rows={**case.layout.family.rows, row: label}), case.model)
+        permutation = random_permutation(layout, np.random.default_rng(0))
+        return relative_gap(case.output(extract(case.model, layout, permutation)), case.output(case.model)) <= 1e-5
+    except (ValueError, AssertionError, RuntimeError, IndexError):
+        return False
+
+
+def test_every_mutated_row_is_caught(case):
+    present = {re.sub(r"\b\d+\b", "[l]", name).removesuffix(".weight") for name in case.layout.labels}
+    tried = list(mutants(case.layout.family, present))
+    assert len(tried) > 50
+    assert [mutant for mutant in tried if survives(case, *mutant)] == []
+
+
+def test_a_bare_base_model_fits_the_same_table(case):
+    layout = layout_of(case.model.base_model)
+    assert layout.sizes.items() <= case.layout.sizes.items()
