@@ -36,7 +36,7 @@ def run(
         _exit_on_mistake(error)
     try:
         settings = transport.together(lambda: load_settings(config, overrides))
-        _prepare_libraries(transport.rank, settings.compute.threads_per_group)
+        _prepare_libraries(settings.compute.threads_per_group)
         from raffm_mpi.federation.run import run as run_federation
         from raffm_mpi.progress import make_display, print_summary
 
@@ -62,12 +62,10 @@ def report(run: Annotated[Path, typer.Argument(help="The output folder of a run,
         _exit_on_mistake(error)
 
 
-def _prepare_libraries(rank: int, threads: int) -> None:
-    """What the libraries read when they are first imported: threads, no progress bars, one rank's warnings."""
+def _prepare_libraries(threads: int) -> None:
+    """What the libraries read when they are first imported: threads, and no progress bars."""
     os.environ.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false")
     os.environ.update(HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
-    if rank > 0:
-        os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 
 def _exit_on_mistake(mistake: Exception | None) -> None:

@@ -257,7 +257,7 @@ def _sentences(error: ValidationError, source: str) -> list[str]:
         place = [part for part in item["loc"] if part not in ("raffm", "fedavg")]
         where = ".".join(str(part) for part in place) or "settings"
         if item["type"] == "extra_forbidden":
-            what = f"unknown key{_suggestion(place)}"
+            what = f"unknown key{_suggestion(list(item['loc']))}"
         elif item["type"] == "missing":
             what = "is missing"
         elif item["type"] == "union_tag_invalid":
@@ -274,13 +274,13 @@ def _sentences(error: ValidationError, source: str) -> list[str]:
 
 
 def _suggestion(place: list[Any]) -> str:
-    """The allowed keys beside an unknown one, nearest first."""
+    """The allowed keys beside an unknown one, nearest first; ``place`` is pydantic's, a method's name in it."""
     group: Any = Settings
     for part in place[:-1]:
-        annotation = group.model_fields[part].annotation
-        members = [member for member in get_args(annotation) if isinstance(member, type)] or [annotation]
-        groups = [member for member in members if issubclass(member, Group)]
-        group = groups[-1] if groups else Group
+        if get_args(group):  # a union, of which this part is the tag
+            group = next(member for member in get_args(group) if member.model_fields["name"].default == part)
+        else:
+            group = group.model_fields[part].annotation
     allowed = list(group.model_fields)
     near = difflib.get_close_matches(str(place[-1]), allowed, n=1)
     return (f", did you mean '{near[0]}'?" if near else ";") + f" allowed: {', '.join(allowed)}"

@@ -45,17 +45,30 @@ def load_model(settings: ModelSettings, config: Any, task: str, seed: int) -> nn
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     auto = {"image": AutoModelForImageClassification, "text": AutoModelForSequenceClassification}[task]
     torch.manual_seed(torch_seed(seed, "model"))
     try:
         if settings.name is None:
             return auto.from_config(config)
-        return auto.from_pretrained(
-            settings.name, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True
+        model, loaded = auto.from_pretrained(
+            settings.name,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError) as error:
         source = settings.name or settings.family
         raise ValueError(f"model: '{source}' cannot be built for {task} data: {str(error).splitlines()[0]}") from None
+    prefix = f"{model.base_model_prefix}."
+    missing = sorted(key for key in loaded["missing_keys"] if key.startswith(prefix) and ".pooler." not in key)
+    if missing:
+        raise ValueError(
+            f"model.name: '{settings.name}' has no weights for {', '.join(missing[:3])} and others like it"
+        )
+    return model
 
 
 def inputs_of(settings: ModelSettings, data: DataSettings, config: Any, task: str) -> ImageInput | TextInput:
@@ -97,7 +110,9 @@ def _from_scratch(family: str, values: Mapping[str, Any], classes: dict[str, Any
     known = set(AutoConfig.for_model(family).to_dict())
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ValueError(f"model.config.{unknown[0]}: unknown key of family '{family}'; allowed: {', '.join(sorted(known))}")
+        raise ValueError(
+            f"model.config.{unknown[0]}: unknown key of family '{family}'; allowed: {', '.join(sorted(known))}"
+        )
     try:
         return AutoConfig.for_model(family, **values, **classes)
     except Exception as error:  # transformers validates in many ways

@@ -142,9 +142,7 @@ def _optimizer(model: nn.Module, settings: TrainingSettings, rate: float) -> tor
     return torch.optim.AdamW(parameters, rate, weight_decay=settings.weight_decay, fused=True)
 
 
-def _batches(
-    indices: np.ndarray, settings: TrainingSettings, order: np.random.Generator
-) -> Iterator[np.ndarray]:
+def _batches(indices: np.ndarray, settings: TrainingSettings, order: np.random.Generator) -> Iterator[np.ndarray]:
     remaining = num_steps(settings, len(indices))
     while remaining > 0:
         shuffled = order.permutation(indices)

@@ -129,7 +129,10 @@ def test_the_official_arithmetic_shrinks_what_few_hold():
     apply_official(tensors, LAYOUT, total, envelope, selections)
     assert (tensors["fc1"][:6] == 1).all()
     assert (tensors["fc1"][6:] == 0.25).all()
-    assert all((tensor == 1).all() for tensor in aggregate({n: torch.ones(s) for n, s in LAYOUT.shapes.items()}, clients).values())
+    assert all(
+        (tensor == 1).all()
+        for tensor in aggregate({n: torch.ones(s) for n, s in LAYOUT.shapes.items()}, clients).values()
+    )
 
 
 def test_the_official_arithmetic_is_the_mean_of_padded_weights():

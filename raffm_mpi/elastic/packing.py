@@ -32,10 +32,7 @@ def allocate(layout: Layout, dtype: torch.dtype = torch.float32, device: torch.d
     buffer = torch.zeros(end, dtype=dtype, device=device)
     return Packed(
         buffer,
-        {
-            name: buffer[start : start + lengths[name]].view(layout.shapes[name])
-            for name, start in starts.items()
-        },
+        {name: buffer[start : start + lengths[name]].view(layout.shapes[name]) for name, start in starts.items()},
     )
 
 

@@ -124,7 +124,9 @@ def _check_complete(family: Family, model: nn.Module, labels: Mapping[str, Label
     if unmatched:
         problems.append(f"looked for {', '.join(unmatched)}")
     if unlabelled:
-        problems.append(f"no row for {', '.join(dict.fromkeys(re.sub(r'[.][0-9]+[.]', '.[l].', n) for n in unlabelled))}")
+        problems.append(
+            f"no row for {', '.join(dict.fromkeys(re.sub(r'[.][0-9]+[.]', '.[l].', n) for n in unlabelled))}"
+        )
     raise ValueError(
         f"family '{family.name}' does not fit {type(model).__name__}: {'; '.join(problems)}; found {', '.join(found)}"
     )
@@ -156,7 +158,9 @@ def _solve_sizes(
     for axis, length, name in axes:
         if math.prod(sizes[factor] for factor in axis) != length:
             solved = ", ".join(f"{factor} = {sizes[factor]}" for factor in axis)
-            raise ValueError(f"family '{family.name}': '{name}' has length {length} on axis ({' '.join(axis)}); {solved}")
+            raise ValueError(
+                f"family '{family.name}': '{name}' has length {length} on axis ({' '.join(axis)}); {solved}"
+            )
     return {dimension: sizes[dimension] for dimension in dimensions}
 
 

@@ -110,5 +110,3 @@ class ClientGroup:
 
     def _to_device(self, tensors: Tensors) -> Tensors:
         return {name: tensor.to(self.device.device) for name, tensor in tensors.items()}
-
-

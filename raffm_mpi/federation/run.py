@@ -99,15 +99,13 @@ def _create_log(output: Path, experiment: Experiment, transport: Transport, rank
         file_locking=settings.log.file_locking,
     )
     counts = _label_counts(experiment)
-    log.append(
-        "partition", client=np.arange(len(counts)), num_examples=counts.sum(axis=1), label_counts=counts
-    )
+    log.append("partition", client=np.arange(len(counts)), num_examples=counts.sum(axis=1), label_counts=counts)
     log.commit()
     return log
 
 
 def _shard_evaluation(settings: Settings, ranks: list[list[str]]) -> bool:
-    """Whether the groups evaluate: ``auto`` leaves it to the server where it shares neither GPU nor core with a group."""
+    """Whether the groups evaluate: ``auto`` leaves it to a server that shares neither GPU nor core with a group."""
     if len(ranks) == 1:
         return False
     if settings.evaluation.placement != "auto":

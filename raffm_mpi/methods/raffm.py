@@ -1,7 +1,7 @@
-"""RaFFM: Yu, Muñoz and Jannesari, Bridging the Gap Between Foundation Models and Heterogeneous Federated Learning, 2023.
+"""RaFFM: Yu, Muñoz, Jannesari, Bridging the Gap Between Foundation Models and Heterogeneous Federated Learning, 2023.
 
-Salient entries go to the front of the global model before each round (salient parameter prioritisation), and each client
-trains the leading part that fits it (high-performance sub-model extraction).
+Salient entries go to the front of the global model before each round (salient parameter prioritisation), and each
+client trains the leading part that fits it (high-performance sub-model extraction).
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class Space:
         if fitting == 0:
             share = price(self.path[0]) / price({})
             raise ValueError(
-                f"method.budgets: {budget} is below the smallest sub-model of the elastic space, {share:.3f} of the model"
+                f"method.budgets: {budget} is below the smallest sub-model of the elastic space, {share:.3f} of the whole"
             )
         return self.path[fitting - 1]
 

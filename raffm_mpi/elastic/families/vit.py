@@ -9,7 +9,9 @@ VIT = Family(
         "vit.embeddings.position_embeddings": ". . residual",
         "vit.embeddings.patch_embeddings.projection": "residual . . . @ patches",
         "vit.layers.[l].layernorm_before | vit.encoder.layer.[l].layernorm_before": "residual",
-        "vit.layers.[l].attention.q_proj | vit.encoder.layer.[l].attention.attention.query": "(head[l] key[l]) residual",
+        "vit.layers.[l].attention.q_proj | vit.encoder.layer.[l].attention.attention.query": (
+            "(head[l] key[l]) residual"
+        ),
         "vit.layers.[l].attention.k_proj | vit.encoder.layer.[l].attention.attention.key": "(head[l] key[l]) residual",
         "vit.layers.[l].attention.v_proj | vit.encoder.layer.[l].attention.attention.value": (
             "(head[l] value[l]) residual"

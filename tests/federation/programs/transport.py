@@ -24,7 +24,9 @@ transport.reduce(buffer)
 assert rank > 0 or np.array_equal(buffer, parts.sum(axis=0))
 
 table = np.zeros(7, [("number", "f8"), ("text", "S5")])
-filled = np.array([(-0.0, b"a"), (float("nan"), b"bcd"), (1.5, b""), (np.inf, b"x"), (2, b"y"), (-3, b"z"), (0.1, b"w")])
+filled = np.array(
+    [(-0.0, b"a"), (float("nan"), b"bcd"), (1.5, b""), (np.inf, b"x"), (2, b"y"), (-3, b"z"), (0.1, b"w")]
+)
 filled = np.array([tuple(row) for row in filled], table.dtype)
 for row in range(len(table)):
     if row % size == rank:

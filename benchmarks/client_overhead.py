@@ -1,0 +1,61 @@
+"""Seconds that each of 1,000 tiny clients a round costs beside its training steps (ten images each).
+
+python benchmarks/client_overhead.py
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+MODEL = {
+    "image_size": 8,
+    "patch_size": 2,
+    "num_channels": 1,
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+}
+
+
+def main() -> None:
+    environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    mpirun = Path(sys.executable).with_name("mpirun")
+    for method in ({"name": "fedavg"}, {"name": "raffm"}):
+        with tempfile.TemporaryDirectory() as folder:
+            config, output = Path(folder) / "bench.yaml", Path(folder) / "run"
+            settings = {
+                "output": str(output),
+                "model": {"family": "vit", "config": MODEL},
+                "data": {"partition": {"kind": "k_shot", "shots": 1, "replacement": True}},
+                "federation": {"num_clients": 1000, "participation": 1.0, "num_rounds": 3},
+                "method": method,
+                "training": {"batch_size": 10},
+                "evaluation": {"every": 3},
+            }
+            config.write_text(yaml.safe_dump(settings))
+            command = [mpirun, "--oversubscribe", "--bind-to", "none", "-n", "3", sys.executable, "-m", "raffm_mpi"]
+            subprocess.run([*command, "run", config], env=environment, check=True, stdout=subprocess.DEVNULL)
+            from raffm_mpi.log import open_run
+
+            run = open_run(output)
+            clients, rounds = run.clients, run.rounds
+            by_round = clients.groupby("round")["overhead_s"].median() * 1e3
+            share = clients["overhead_s"].sum() / (clients["overhead_s"] + clients["train_s"]).sum()
+            outside = rounds["round_s"] - rounds["train_s"]
+            print(
+                f"{method['name']}: {by_round.median():.2f} ms a client beside its step "
+                f"({by_round.min():.2f} to {by_round.max():.2f} over rounds), {share:.0%} of a group's time; "
+                f"plan, exchange and commit {outside.median():.2f} s a round of {rounds['round_s'].median():.2f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Settings are typed, unknown keys are refused, and every mistake is named at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raffm_mpi.config import RaFFMSettings, Settings, load_settings
+
+GOOD = "output: runs/x\nmodel: {family: vit}\nfederation: {num_clients: 10}\n"
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text):
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_config_of_the_project_is_valid(path):
+    assert load_settings(path).output.startswith("runs/")
+
+
+def test_overrides_are_yaml_values_of_dotted_keys(config):
+    settings = load_settings(
+        config(GOOD), ["training.learning_rate=3e-5", "data.partition={kind: dirichlet, alpha: 0.1}", "seed=3"]
+    )
+    assert settings.training.learning_rate == 3e-5
+    assert settings.data.partition.alpha == 0.1
+    assert settings.seed == 3
+
+
+def test_the_resolved_settings_read_back_as_themselves(config):
+    settings = load_settings(config(GOOD + "method: {name: raffm, space: {heads: [1, 2]}}"))
+    assert Settings.model_validate(yaml.safe_load(settings.to_yaml())) == settings
+    assert isinstance(settings.method, RaFFMSettings)
+
+
+def test_every_mistake_is_named_at_once(config):
+    text = (
+        GOOD + "training: {batch_size: many, learning_rat: 1}\ndata: {validation_fraction: 2}\nevaluation: {every: 0}"
+    )
+    with pytest.raises(ValueError, match="batch_size") as error:
+        load_settings(config(text))
+    sentences = str(error.value).splitlines()
+    assert len(sentences) == 4
+    assert "training.learning_rat: unknown key, did you mean 'learning_rate'? allowed: optimizer," in str(error.value)
+    assert all(sentence.count(str(config(text))) == 1 for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "sentence"),
+    [
+        (GOOD, "training.local_steps=x", "training.local_steps: 'x' is not allowed"),
+        (GOOD, "federation.participation=0", "federation.participation: 0 is not allowed"),
+        (GOOD, "federation.participation=.nan", "federation.participation: nan is not allowed"),
+        (GOOD, "federation.num_clients=null", "federation.num_clients is missing"),
+        (GOOD, "model.name=vit", "give either name (a hub name or folder with weights) or family"),
+        (GOOD, "model={}", "give either name (a hub name or folder with weights) or family"),
+        (GOOD, "method={name: fedavgg}", "unknown method fedavgg; known: fedavg, raffm"),
+        (GOOD, "method={salience: all}", "method: name is missing; known methods: fedavg, raffm"),
+        (GOOD, "method={name: fedavg, widths: budget}", "method.widths: unknown key; allowed: name"),
+        (GOOD, "method={name: raffm, widths: budget}", "widths budget needs budgets"),
+        (GOOD, "method={name: raffm, budgets: [0.5]}", "widths sandwich takes none"),
+        (GOOD, "method={name: raffm, space: {ffn: [1.5]}}", "ffn has 1.5"),
+        (GOOD, "method={name: raffm, space: {heads: [0]}}", "heads has 0"),
+        (GOOD, "training={local_steps: 3, local_epochs: 1}", "give local_epochs or local_steps, not both"),
+        (GOOD, "training={momentum: 0.9}", "momentum goes with optimizer sgd, not adamw"),
+        (GOOD, "data.partition.kind=by_column", "kind by_column needs column"),
+        (GOOD, "data.partition.kind=random", "data.partition.kind: 'random' is not allowed"),
+        (GOOD, "seed", "override 'seed' is not of the form key=value"),
+        (GOOD + "seed: 0", "seed.x=1", "override 'seed.x=1': 'seed' is a value, not a group of settings"),
+        (GOOD, "seed={", "the value is not YAML"),
+        ("- 1", "seed=0", "must be a mapping"),
+        ("a: [", "seed=0", "is not YAML"),
+    ],
+)
+def test_a_mistake_gets_one_clear_sentence(config, text, override, sentence):
+    with pytest.raises(ValueError, match=r".") as error:
+        load_settings(config(text), [override])
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_config_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"config '.*nope\.yaml' does not exist"):
+        load_settings(tmp_path / "nope.yaml")
