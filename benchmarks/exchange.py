@@ -48,7 +48,8 @@ def measure(num_parameters: int) -> None:
     if world.rank == 0:
         ratios = [a / b for a, b in zip(times["ours"], times["raw"], strict=True)]
         print(
-            f"{num_parameters / 1e6:5.0f}M parameters, {world.size} ranks: ours {statistics.median(times['ours']):.3f} s, "
+            f"{num_parameters / 1e6:5.0f}M parameters, {world.size} ranks: "
+            f"ours {statistics.median(times['ours']):.3f} s, "
             f"raw {statistics.median(times['raw']):.3f} s, ratio {statistics.median(ratios):.2f} "
             f"({min(ratios):.2f} to {max(ratios):.2f})",
             flush=True,

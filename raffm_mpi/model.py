@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,8 @@ def load_config(settings: ModelSettings, info: DataInfo) -> Any:
 
     labels = dict(enumerate(info.label_names))
     classes = {"num_labels": len(labels), "id2label": labels, "label2id": {name: i for i, name in labels.items()}}
-    if settings.family is not None:
-        family_of(settings.family)
-        return _from_scratch(settings.family, settings.config, classes)
+    if settings.name is None:
+        return _from_scratch(str(settings.family), settings.config, classes)
     try:
         config = AutoConfig.from_pretrained(settings.name, **settings.config, **classes)
     except (OSError, ValueError) as error:
@@ -50,7 +49,7 @@ def load_model(settings: ModelSettings, config: Any, task: str, seed: int) -> nn
     torch.manual_seed(torch_seed(seed, "model"))
     try:
         if settings.name is None:
-            return auto.from_config(config)
+            return cast(nn.Module, auto.from_config(config))
         model, loaded = auto.from_pretrained(
             settings.name,
             config=config,
@@ -68,7 +67,7 @@ def load_model(settings: ModelSettings, config: Any, task: str, seed: int) -> nn
         raise ValueError(
             f"model.name: '{settings.name}' has no weights for {', '.join(missing[:3])} and others like it"
         )
-    return model
+    return cast(nn.Module, model)
 
 
 def inputs_of(settings: ModelSettings, data: DataSettings, config: Any, task: str) -> ImageInput | TextInput:
@@ -100,13 +99,14 @@ def sha256(tensors: Mapping[str, Tensor]) -> str:
 
 def save_model(folder: Path, shell: Shell, layout: ModelLayout, tensors: Mapping[str, Tensor]) -> None:
     """Write the full model in the hub's format (config.json, model.safetensors)."""
-    model = shell.fill(layout, {name: tensor.cpu() for name, tensor in tensors.items()})
+    model: Any = shell.fill(layout, {name: tensor.cpu() for name, tensor in tensors.items()})
     model.save_pretrained(folder)
 
 
 def _from_scratch(family: str, values: Mapping[str, Any], classes: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
+    family_of(family)
     known = set(AutoConfig.for_model(family).to_dict())
     unknown = sorted(set(values) - known)
     if unknown:
@@ -121,7 +121,7 @@ def _from_scratch(family: str, values: Mapping[str, Any], classes: dict[str, Any
 
 def _normalisation(name: str | None, num_channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of each channel that a pretrained model expects; 0.5 where it says nothing."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     found = None
     if name is not None:

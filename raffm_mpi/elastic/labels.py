@@ -21,7 +21,8 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from types import EllipsisType
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ Label: TypeAlias = tuple[Axis, ...]
 Index: TypeAlias = int | Tensor
 Selection: TypeAlias = Mapping[str, Index]
 Tensors: TypeAlias = dict[str, Tensor]
+
+L = TypeVar("L", bound="Layout")
 
 FULL: Selection = {}
 _TOKEN = re.compile(r"\([^()]+\)|\S+")
@@ -82,7 +85,7 @@ class Layout:
         index = selection.get(dimension)
         return self.sizes[dimension] if index is None else count(index)
 
-    def restrict(self, selection: Selection) -> Layout:
+    def restrict(self: L, selection: Selection) -> L:
         """The layout of the sub-model that a selection keeps."""
         return replace(
             self,
@@ -123,7 +126,9 @@ class Layout:
                 tensor = tensor.index_select(position, self._flat_index(axis, selection).to(tensor.device))
         return tensor
 
-    def _region(self, tensor: Tensor, name: str, selection: Selection) -> tuple[Tensor, object]:
+    def _region(
+        self, tensor: Tensor, name: str, selection: Selection
+    ) -> tuple[Tensor, tuple[Tensor, ...] | EllipsisType]:
         """Where a sub-model's tensor lies in the full one: a view and ``...``, or the tensor and an open mesh."""
         if self._is_prefix(name, selection):
             return self._prefix(tensor, name, selection), ...

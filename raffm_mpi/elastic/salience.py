@@ -35,7 +35,8 @@ def salience(tensors: Mapping[str, Tensor], layout: Layout, dimensions: Collecti
                 along = magnitude.sum(dim=others, dtype=torch.float64) / (tensor.numel() / tensor.shape[position])
                 along = along.reshape([layout.sizes[factor] for factor in axis])
                 for factor in wanted:
-                    kept = [factor] if outer.get(factor) is None else [outer[factor], factor]
+                    left = outer[factor]
+                    kept = [factor] if left is None else [left, factor]
                     part = _mean_over_others(along, axis, kept)
                     scores[factor] = part if factor not in scores else scores[factor] + part
     return scores

@@ -57,6 +57,7 @@ def _build(settings: Settings, device: Device, info: data.DataInfo, config: Any,
         settings.federation.num_clients,
         settings.seed,
         examples.groups,
+        info.label_names,
     )
     model = load_model(settings.model, config, info.task, settings.seed)
     layout = layout_of(model)

@@ -97,7 +97,7 @@ class Server:
     def _commit(self, round: Round, total: ExactSum, reports: np.ndarray, clock: Clock, exchange_bytes: int) -> None:
         """Apply the mean update, reorder, and write the round's rows."""
         start = time.perf_counter()
-        trained = np.flatnonzero(reports["trained"])
+        trained = [int(position) for position in np.flatnonzero(reports["trained"])]
         selections = [round.selections[position] for position in trained]
         weights = [round.weights[position] for position in trained]
         if len(trained) and self.settings.federation.paper_faithful:

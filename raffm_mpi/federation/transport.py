@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Transport:
         on_node = np.zeros(self._node.Get_size(), np.int64)
         self._node.Allgather(np.array([self.rank], np.int64), on_node)
         # The groups of a node take its devices first; the server, which only evaluates, comes last.
-        self.device_index = sorted(on_node, key=lambda rank: (rank == 0, rank)).index(self.rank)
+        self.device_index = sorted(on_node.tolist(), key=lambda rank: (rank == 0, rank)).index(self.rank)
         self.library = MPI.Get_library_version().split(",")[0].strip("\0 \n")
         self.bytes_moved = 0  # by this rank's broadcasts and reductions
         self.waited_s = 0.0  # asleep in meetings
@@ -106,7 +106,7 @@ class Transport:
             self._world.Abort(1)
         os._exit(1)
 
-    def _reduce(self, buffer: np.ndarray, datatype: object, operation: object) -> None:
+    def _reduce(self, buffer: np.ndarray, datatype: Any, operation: Any) -> None:
         if self.size > 1:
             self.meet()
             for chunk in _chunks(buffer):

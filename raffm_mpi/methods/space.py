@@ -71,7 +71,7 @@ class Space:
         if fitting == 0:
             share = price(self.path[0]) / price({})
             raise ValueError(
-                f"method.budgets: {budget} is below the smallest sub-model of the elastic space, {share:.3f} of the whole"
+                f"method.budgets: {budget} is below the smallest sub-model of the elastic space, which is {share:.3f}"
             )
         return self.path[fitting - 1]
 

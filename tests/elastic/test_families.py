@@ -26,9 +26,7 @@ def relative_gap(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def random_permutation(layout, generator):
     """Every dimension in a random order of its own."""
-    return {
-        dimension: torch.from_numpy(generator.permutation(size)) for dimension, size in layout.sizes.items()
-    }
+    return {dimension: torch.from_numpy(generator.permutation(size)) for dimension, size in layout.sizes.items()}
 
 
 def test_every_family_is_tested(covered_families):
@@ -59,7 +57,9 @@ def test_ordering_by_salience_keeps_the_output_and_sorts_the_salience(case):
 def test_keys_are_ordered_within_each_head(case):
     scores = salience(case.tensors, case.layout, ["key[0]"])["key[0]"]
     heads, width = case.layout.sizes["head[0]"], case.layout.sizes["key[0]"]
-    names = [name for name, label in case.layout.labels.items() if label[0] == ("head[0]", "key[0]") and len(label) == 2]
+    names = [
+        name for name, label in case.layout.labels.items() if label[0] == ("head[0]", "key[0]") and len(label) == 2
+    ]
     expected = sum(case.tensors[name].abs().mean(dim=1).reshape(heads, width) for name in names)
     assert len(names) == 2  # Q and K
     torch.testing.assert_close(scores.float(), expected)
@@ -193,7 +193,9 @@ def test_a_label_that_contradicts_a_shape_is_refused(case):
 
 def mutants(family, present):
     """Every row with one dimension of its label exchanged for another of the family's."""
-    dimensions = sorted({name for label in family.rows.values() for name in re.findall(r"[a-z]+(?:\[l\])?", label.split("@")[0])})
+    dimensions = sorted(
+        {name for label in family.rows.values() for name in re.findall(r"[a-z]+(?:\[l\])?", label.split("@")[0])}
+    )
     for row, label in family.rows.items():
         if not any(pattern in present for pattern in row.lstrip("?").split(" | ")):
             continue

@@ -1,5 +1,7 @@
 """The model families that have a table, by the ``model_type`` of their transformers config."""
 
+from typing import Any
+
 from torch import nn
 
 from raffm_mpi.elastic.families.bert import BERT
@@ -18,4 +20,5 @@ def family_of(model_type: str) -> Family:
 
 def layout_of(model: nn.Module) -> ModelLayout:
     """The layout of a transformers model, by its config's ``model_type``."""
-    return bind(family_of(model.config.model_type), model)
+    config: Any = model.config
+    return bind(family_of(config.model_type), model)

@@ -1,0 +1,237 @@
+"""The first picture of a run: how well the model does, and how large the sub-models are that taught it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+
+from raffm_mpi.log import GLOBAL_MODEL, Run, open_run
+
+EVALUATED = ("validation", "test")
+MAX_COLUMNS = 60  # of the heat map
+MAX_MARKERS = 40  # of a line
+# Okabe and Ito (2008): told apart by colour-blind readers; dashes and markers tell lines apart in black and white.
+LINES: dict[str, dict[str, Any]] = {
+    "train": {"color": "#000000", "linestyle": ":", "marker": "^"},
+    "validation": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
+    "test": {"color": "#D55E00", "linestyle": "--", "marker": "s"},
+}
+BLUES = ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.15, 1, 256)))  # the least is not white
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10.5,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.9,
+    "lines.markersize": 5,
+    "svg.hashsalt": "raffm_mpi",  # the same run gives the same file
+}
+
+
+def write_report(run_folder: str | Path) -> list[Path]:
+    """Draw ``report.png`` and ``report.svg`` into the folder of a run that is finished, under way or was cut off.
+
+    Returns their paths. Raises ValueError where the log cannot be read, as :func:`raffm_mpi.log.open_run`.
+    """
+    with open_run(run_folder) as run, matplotlib.rc_context(STYLE):
+        figure = draw(run)
+        paths = [run.path.with_name(f"report.{kind}") for kind in ("png", "svg")]
+        for path in paths:
+            new = path.with_name(f".new.{path.name}")
+            figure.savefig(new, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+            os.replace(new, path)
+    return paths
+
+
+def draw(run: Run) -> Figure:
+    """The four panels: accuracy, loss, size against accuracy, and the sizes that clients trained."""
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.03, hspace=0.03)
+    figure = Figure(figsize=(12.8, 8.2), layout=layout)
+    (accuracy, loss), (trade_off, sizes) = figure.subplots(2, 2)
+    title, facts = _headline(run)
+    figure.suptitle(f"{title}\n", x=0.012, ha="left", fontsize=15, fontweight="bold")  # the second line is for facts
+    figure.text(0.012, 0.938, facts, ha="left", va="center", color="#444444")
+    _draw_accuracy(accuracy, run)
+    _draw_loss(loss, run)
+    _draw_trade_off(trade_off, run)
+    _draw_sizes(sizes, run)
+    return figure
+
+
+def _headline(run: Run) -> tuple[str, str]:
+    config = run.config
+    model, data, federation = config["model"], config["data"], config["federation"]
+    partition = data["partition"]["kind"]
+    if partition == "dirichlet":
+        partition += f" {data['partition']['alpha']:g}"
+    title = f"{config['method']['name']} on {_tail(model['name'] or model['family'], 60)}"
+    facts = [
+        f"{len(run.rounds)} of {federation['num_rounds']} rounds, {run.status}",
+        f"data {_tail(Path(data['path']).name, 24)}, {partition}",
+        f"{len(run.partition) or federation['num_clients']} clients, {100 * federation['participation']:g} % a round",
+        f"seed {config['seed']}",
+        f"raffm_mpi {run.attributes['software_version']}",
+        f"commit {str(run.attributes.get('commit', 'unknown'))[:10]}",
+    ]
+    return title, "   ·   ".join(facts)
+
+
+def _tail(text: str, length: int) -> str:
+    """The end of a long name, which says more than its beginning."""
+    return text if len(text) <= length else "…" + text[1 - length :]
+
+
+def _draw_accuracy(axes: Axes, run: Run) -> None:
+    axes.set_title("Accuracy of the global model")
+    evaluation = run.evaluation[run.evaluation["submodel"] == GLOBAL_MODEL]
+    lines = [_line(axes, split, evaluation[evaluation["split"] == split], "accuracy") for split in EVALUATED]
+    if any(lines):
+        _count_rounds(axes)
+        _count_accuracy(axes)
+        axes.legend(loc="best")
+    else:
+        _say(axes, "The global model has not been evaluated.")
+
+
+def _draw_loss(axes: Axes, run: Run) -> None:
+    axes.set_title("Loss")
+    evaluation = run.evaluation[run.evaluation["submodel"] == GLOBAL_MODEL]
+    lines = [_line(axes, "train", run.rounds, "train_loss")]
+    lines += [_line(axes, split, evaluation[evaluation["split"] == split], "loss") for split in EVALUATED]
+    if any(lines):
+        _count_rounds(axes)
+        axes.set_ylabel("mean loss")
+        axes.legend(loc="best")
+    else:
+        _say(axes, "No round has been committed.")
+
+
+def _draw_trade_off(axes: Axes, run: Run) -> None:
+    """Sub-models cut from the global model, at the last round that evaluated any."""
+    axes.set_title("Sub-models cut from the global model")
+    evaluation = run.evaluation.dropna(subset=["accuracy"])
+    evaluation = evaluation.merge(run.submodels[["submodel", "parameters"]], on="submodel")
+    if evaluation.empty:
+        _say(axes, "No sub-model has been evaluated.")
+        return
+    last = evaluation["round"].max()
+    axes.set_title(f"Sub-models cut from the global model after round {last}")
+    for split in EVALUATED:
+        points = evaluation[(evaluation["round"] == last) & (evaluation["split"] == split)]
+        look = {**LINES[split], "linestyle": "", "markersize": 7 if len(points) <= MAX_MARKERS else 3}
+        if len(points):
+            axes.plot(points["parameters"], points["accuracy"], **look, label=split)
+    axes.set_xlabel("size of the sub-model (parameters)")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.margins(x=0.06, y=0.12)
+    _count_accuracy(axes)
+    axes.legend(loc="best")
+
+
+def _draw_sizes(axes: Axes, run: Run) -> None:
+    """How many clients trained a sub-model of which size, round by round."""
+    axes.set_title("Sub-models that clients trained")
+    clients = run.clients[run.clients["status"] == "trained"]
+    if clients.empty:
+        _say(axes, "No client has trained.")
+        return
+    sizes = clients["parameters"]
+    room = max(0.02 * sizes.max(), 0.05 * (sizes.max() - sizes.min()))
+    upwards = np.linspace(max(sizes.min() - room, 0), sizes.max() + room, 26)
+    axes.set_ylabel("size of the sub-model (parameters)")
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    if len(run.rounds) > 1:
+        _heat_map(axes, clients["round"], sizes, upwards)
+        return
+    axes.hist(sizes, upwards.tolist(), orientation="horizontal", color=LINES["validation"]["color"])
+    axes.set_xlabel(f"clients in round {clients['round'].iloc[0]}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _heat_map(axes: Axes, rounds: pd.Series[int], sizes: pd.Series[int], upwards: np.ndarray[Any, Any]) -> None:
+    """Clients a round by round and size, several rounds to a column where there are many."""
+    first, stop = int(rounds.min()), int(rounds.max()) + 1
+    step = -(-(stop - first) // MAX_COLUMNS)
+    across = np.minimum(np.arange(first, stop + step, step), stop) - 0.5
+    counts, _, _ = np.histogram2d(rounds, sizes, [across, upwards])
+    a_round = counts / np.diff(across)[:, None]
+    mesh = axes.pcolormesh(across, upwards, np.ma.masked_equal(a_round.T, 0), cmap=BLUES, vmin=0)
+    bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02)
+    bar.set_label("clients a round" if step == 1 else f"clients a round, mean of {step} rounds")
+    bar.outline.set_visible(False)
+    axes.grid(visible=False)
+    _count_rounds(axes)
+
+
+def _line(axes: Axes, name: str, table: pd.DataFrame, column: str) -> bool:
+    """Draw one line against the round, if there is anything to draw."""
+    table = table.dropna(subset=[column])
+    if table.empty:
+        return False
+    last = table[column].iloc[-1]
+    value = f"{100 * last:.1f} %" if column == "accuracy" else f"{last:.3g}"
+    every = None if len(table) <= MAX_MARKERS else len(table) // 10
+    axes.plot(table["round"], table[column], **LINES[name], markevery=every, label=f"{name}, last {value}")
+    return True
+
+
+def _count_rounds(axes: Axes) -> None:
+    axes.set_xlabel("communication round")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+    low, high = axes.get_xlim()
+    if high - low < 1:
+        axes.set_xlim(low - 0.5, high + 0.5)
+
+
+def _count_accuracy(axes: Axes) -> None:
+    axes.set_ylabel("accuracy (%)")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    low, high = axes.get_ylim()
+    if high - low < 0.1:  # no drama where nothing happens
+        middle = min(max((low + high) / 2, 0.05), 0.95)
+        axes.set_ylim(middle - 0.05, middle + 0.05)
+
+
+def _say(axes: Axes, sentence: str) -> None:
+    """A panel with nothing to draw says so."""
+    axes.set(xticks=[], yticks=[], facecolor="#f4f4f4")
+    axes.spines[:].set_visible(False)
+    axes.text(0.5, 0.5, sentence, transform=axes.transAxes, ha="center", va="center", color="#444444")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m raffm_mpi.analysis.report RUN``: draw the report and print where it is."""
+    parser = argparse.ArgumentParser(prog="python -m raffm_mpi.analysis.report", description=__doc__)
+    parser.add_argument("run", help="the folder of a run")
+    try:
+        for path in write_report(parser.parse_args(arguments).run):
+            print(path)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

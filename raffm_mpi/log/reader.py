@@ -1,0 +1,239 @@
+"""The reader: every committed round of a run that is finished, under way, or was killed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import yaml
+
+from raffm_mpi.log.schema import FORMAT, SCHEMA_VERSION, TABLES, log_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+READ_ATTEMPTS = 30  # 2^30 ns: about a second
+DAMAGED = (OSError, RuntimeError, KeyError, ValueError)  # what h5py raises on a broken file
+
+
+class Run:
+    """One log as it was committed when it was opened; tables are pandas DataFrames, read when first asked for.
+
+    To follow a run, open it again: opening takes milliseconds. Use as a context manager, or call :meth:`close`.
+    """
+
+    def __init__(self, path: Path, file: h5py.File, num_rows: dict[str, int]) -> None:
+        self.path = path
+        self.num_rows = num_rows
+        self._file = file
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; tables that were read stay."""
+        self._file.close()
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """Root attributes; ``versions`` is one dict, ``final_model_sha256`` is absent until finished."""
+        values: dict[str, Any] = {}
+        for key, value in self._file.attrs.items():
+            outer, _, inner = key.partition(".")
+            target = values.setdefault(outer, {}) if inner else values
+            target[inner or outer] = _plain(value)
+        if not values.get("final_model_sha256"):
+            values.pop("final_model_sha256", None)
+        return values
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved settings of the run."""
+        config: dict[str, Any] = yaml.safe_load(self.attributes["config"])
+        return config
+
+    @property
+    def status(self) -> str:
+        """running, finished, failed or interrupted; a run that was killed stays running."""
+        return str(self.attributes["status"])
+
+    @cached_property
+    def rounds(self) -> pd.DataFrame:
+        """One row a committed round."""
+        return self._table("rounds")
+
+    @cached_property
+    def clients(self) -> pd.DataFrame:
+        """One row a client a round."""
+        return self._table("clients")
+
+    @cached_property
+    def submodels(self) -> pd.DataFrame:
+        """One row a distinct sub-model, with a column for each dimension."""
+        return self._table("submodels")
+
+    @cached_property
+    def groups(self) -> pd.DataFrame:
+        """One row a client group a round."""
+        return self._table("groups")
+
+    @cached_property
+    def partition(self) -> pd.DataFrame:
+        """One row a client of the population, with a column for each label."""
+        return self._table("partition")
+
+    @cached_property
+    def evaluation(self) -> pd.DataFrame:
+        """One row an evaluation of a model on a split."""
+        return self._table("evaluation")
+
+    @cached_property
+    def events(self) -> pd.DataFrame:
+        """What else happened, in order."""
+        return self._table("events")
+
+    @cached_property
+    def ranks(self) -> pd.DataFrame:
+        """One row an MPI rank, as of the last start."""
+        return self._table("ranks")
+
+    def values(self, table: str, column: str) -> np.ndarray[Any, Any]:
+        """The committed rows of one column as stored: enumerations as codes, text as bytes."""
+        try:
+            dataset = self._file[table][column]
+            rows: np.ndarray[Any, Any] = dataset[: self.num_rows[table]]
+        except DAMAGED as error:
+            raise ValueError(f"'{self.path}' is damaged at {table}/{column}: {_sentence(error)}") from None
+        return rows
+
+    def labels(self, table: str, column: str) -> list[str]:
+        """Names along the second axis of a 2-D column, such as submodels/sizes."""
+        return [str(label) for label in self._file[table][column].attrs[TABLES[table].column(column).labels]]
+
+    def _table(self, name: str) -> pd.DataFrame:
+        import pandas as pd
+
+        columns: dict[str, Any] = {}
+        for column in TABLES[name].columns:
+            values = self.values(name, column.name)
+            if column.members:
+                columns[column.name] = pd.Categorical.from_codes(
+                    values, dtype=pd.CategoricalDtype(list(column.members))
+                )
+            elif column.is_text:
+                columns[column.name] = [value.decode("utf-8") for value in values]
+            elif column.labels:
+                columns |= dict(zip(self.labels(name, column.name), values.T, strict=True))
+            else:
+                columns[column.name] = values
+        return pd.DataFrame(columns)
+
+
+def open_run(path: str | Path) -> Run:
+    """Open the log of a run, given its folder or its ``run.h5``, also while it is being written or after a kill.
+
+    Raises ValueError with one sentence if there is none, if it is no raffm_mpi log, if a newer raffm_mpi wrote it, or
+    if it is truncated or damaged.
+    """
+    file_path = log_file(path)
+    file = _open_file(file_path)
+    try:
+        found = _plain(file.attrs.get("format"))
+        if found != FORMAT:
+            raise ValueError(f"'{file_path}' is no raffm_mpi log: its attribute format is {found!r}, not {FORMAT!r}")
+        version = int(file.attrs["schema_version"])
+        if version > SCHEMA_VERSION:
+            raise ValueError(
+                f"'{file_path}' was written by a newer raffm_mpi: "
+                f"its schema_version is {version}, this one reads up to {SCHEMA_VERSION}"
+            )
+        return Run(file_path, file, _committed_rows(file, file_path))
+    except BaseException:
+        file.close()
+        raise
+
+
+def _open_file(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise ValueError(f"'{path}' does not exist: no run was logged there")
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(12)
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be read: {_sentence(error)}") from None
+    if not head.startswith(HDF5_SIGNATURE):
+        raise ValueError(f"'{path}' is not an HDF5 file")
+    version, flags = head[8:9], head[11:12]  # of the superblock; bit 2: open for SWMR writing, or left so by a kill
+    try:
+        return _open_hdf5(path, being_written=version == b"\3" and flags[0] & 4 > 0)
+    except DAMAGED as error:
+        raise ValueError(f"'{path}' is truncated or damaged: {_sentence(error)}") from None
+
+
+def _open_hdf5(path: Path, being_written: bool) -> h5py.File:
+    """Open for reading as h5py.File does, but with an end to HDF5's patience.
+
+    By default a SWMR reader reads broken metadata 100 times, with a sleep that doubles from 1 ns: it hangs forever.
+    h5py has no setting for it, so HDF5 is called itself.
+    """
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    hdf5 = ctypes.CDLL(h5py.h5p.__file__)
+    hdf5.H5Pset_metadata_read_attempts(ctypes.c_int64(access.id), ctypes.c_uint(READ_ATTEMPTS))
+    flags = h5py.h5f.ACC_RDONLY | (h5py.h5f.ACC_SWMR_READ if being_written else 0)
+    access.set_file_locking(False, True)  # a reader needs no lock, and so is in nobody's way
+    try:
+        return h5py.File(h5py.h5f.open(os.fsencode(path), flags, access))
+    except OSError as error:
+        if "locking flag values don't match" not in str(error):
+            raise
+    access.set_file_locking(True, True)  # this very process has it open with locks, and HDF5 wants all alike
+    return h5py.File(h5py.h5f.open(os.fsencode(path), flags, access))
+
+
+def _committed_rows(file: h5py.File, path: Path) -> dict[str, int]:
+    """Rows of each table at the last complete commit, after checking that the file is long enough to hold them."""
+    try:
+        commits = file["committed"][:]
+        tables = [str(name) for name in file["committed"].attrs["tables"]]
+        complete = np.flatnonzero(commits[:, -1] == np.arange(1, len(commits) + 1))
+        last = commits[complete[-1]] if len(complete) else np.zeros(len(tables), np.int64)
+        num_rows = {table: int(count) for table, count in zip(tables, last, strict=False)}
+        needed = max(_end(file[t.name][c.name], num_rows[t.name]) for t in TABLES.values() for c in t.columns)
+    except DAMAGED as error:
+        raise ValueError(f"'{path}' is truncated or damaged: {_sentence(error)}") from None
+    size = os.path.getsize(path)
+    if size < needed:
+        raise ValueError(f"'{path}' is truncated: its tables reach to byte {needed}, the file ends at {size}")
+    return num_rows
+
+
+def _end(dataset: h5py.Dataset, num_rows: int) -> int:
+    """The byte after the chunk of the last row: beyond the file's end HDF5 would read zeros in silence."""
+    if not num_rows or not all(dataset.shape[1:]):
+        return 0
+    if dataset.shape[0] < num_rows:
+        raise ValueError(f"{dataset.name} has {dataset.shape[0]} rows, {num_rows} were committed")
+    chunk = dataset.id.get_chunk_info_by_coord((num_rows - 1, 0)[: dataset.ndim])
+    if chunk.byte_offset is None:
+        raise ValueError(f"{dataset.name} has lost its last rows")
+    return int(chunk.byte_offset + chunk.size)
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as Python's own type."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

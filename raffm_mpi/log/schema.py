@@ -1,0 +1,247 @@
+"""What a log holds, said once: writer, reader and docs/log.md go by these tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+FORMAT = "raffm_mpi"
+SCHEMA_VERSION = 1
+GLOBAL_MODEL = -1  # stands for the full model where evaluation names a sub-model
+STATUSES = ("running", "finished", "failed", "interrupted")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One dataset of a table: ``members`` make it an enumeration, ``labels`` names the second axis of a 2-D one."""
+
+    name: str
+    dtype: str  # a numpy name; "S512" is UTF-8 text of at most 512 bytes
+    unit: str
+    description: str
+    members: tuple[str, ...] = ()
+    labels: str = ""
+
+    @property
+    def storage(self) -> np.dtype[Any]:
+        """The column's HDF5 type, as h5py spells it."""
+        if self.members:
+            codes = {member: code for code, member in enumerate(self.members)}
+            storage = h5py.enum_dtype(codes, self.dtype)
+        else:
+            storage = h5py.string_dtype("utf-8", int(self.dtype[1:])) if self.is_text else np.dtype(self.dtype)
+        assert isinstance(storage, np.dtype)
+        return storage
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the column holds text of a fixed number of bytes."""
+        return self.dtype.startswith("S")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length; ``shown`` says when a reader sees a row.
+
+    ``round``: with the commit of its round; ``commit``: with the next commit; ``once``: all rows come in one append.
+    """
+
+    name: str
+    description: str
+    shown: Literal["round", "commit", "once"]
+    chunk_rows: int
+    columns: tuple[Column, ...]
+
+    def column(self, name: str) -> Column:
+        """The column of that name."""
+        return next(column for column in self.columns if column.name == name)
+
+
+ROUND = Column("round", "int32", "1", "communication round, from 0")
+
+ROUNDS = Table(
+    "rounds",
+    "one row a committed round",
+    "round",
+    64,
+    (
+        ROUND,
+        Column("num_clients", "int32", "clients", "cohort"),
+        Column("num_trained", "int32", "clients", "clients whose update was aggregated"),
+        Column("num_dropped", "int32", "clients", "clients of the cohort that gave no update"),
+        Column("num_examples", "int64", "examples", "examples of the clients that trained, each counted once"),
+        Column("learning_rate", "float64", "1", "learning rate of local training"),
+        Column("train_loss", "float64", "1", "clients' mean losses, weighted by examples"),
+        Column("envelope_parameters", "int64", "parameters", "entries in the union of the cohort's selections"),
+        Column("bytes_down", "int64", "bytes", "simulated: float32 parameters sent to the clients"),
+        Column("bytes_up", "int64", "bytes", "simulated: float32 updates sent by the clients"),
+        Column("exchange_bytes", "int64", "bytes", "moved by MPI: broadcast and reduce payload of one rank"),
+        Column("predicted_s", "float32", "s", "makespan that the schedule expected"),
+        Column("round_s", "float32", "s", "the whole round on rank 0"),
+        Column("broadcast_s", "float32", "s", "packing and broadcasting the envelope"),
+        Column("train_s", "float32", "s", "training on the slowest group"),
+        Column("reduce_s", "float32", "s", "reducing the exact sums to rank 0"),
+        Column("commit_s", "float32", "s", "server update, log and checkpoint on rank 0"),
+    ),
+)
+
+CLIENTS = Table(
+    "clients",
+    "one row a client a round",
+    "round",
+    1024,
+    (
+        ROUND,
+        Column("client", "int32", "1", "simulated client"),
+        Column("group", "int16", "1", "client group that trained it"),
+        Column("submodel", "int32", "1", "its sub-model, a row of submodels"),
+        Column("parameters", "int64", "parameters", "size of its sub-model"),
+        Column("train_flops", "float64", "FLOP", "floating-point operations of its local training"),
+        Column("num_examples", "int32", "examples", "its local examples: its weight in the mean"),
+        Column("num_steps", "int32", "steps", "optimiser steps taken"),
+        Column("first_loss", "float32", "1", "loss of its first step"),
+        Column("last_loss", "float32", "1", "loss of its last step"),
+        Column("mean_loss", "float32", "1", "mean loss of its steps"),
+        Column("train_s", "float32", "s", "its optimiser steps"),
+        Column("overhead_s", "float32", "s", "everything else: slicing, loading, rounding, adding"),
+        Column("bytes_down", "int64", "bytes", "simulated: float32 parameters sent to it"),
+        Column("bytes_up", "int64", "bytes", "simulated: float32 update sent by it"),
+        Column("status", "int8", "", "what became of it", members=("trained", "dropped")),
+    ),
+)
+
+SUBMODELS = Table(
+    "submodels",
+    "one row a distinct sub-model, in order of appearance",
+    "round",
+    64,
+    (
+        Column("submodel", "int32", "1", "identifier of the sub-model"),
+        Column("round", "int32", "1", "round in which it was first seen"),
+        Column("parameters", "int64", "parameters", "entries that it holds"),
+        Column("forward_flops", "float64", "FLOP", "floating-point operations of one forward pass of one example"),
+        Column("bytes", "int64", "bytes", "its parameters in float32"),
+        Column("memory_bytes", "int64", "bytes", "memory that training it is counted to need"),
+        Column("sizes", "int32", "1", "kept size of each dimension", labels="dimensions"),
+    ),
+)
+
+GROUPS = Table(
+    "groups",
+    "one row a client group a round",
+    "round",
+    256,
+    (
+        ROUND,
+        Column("group", "int16", "1", "client group"),
+        Column("rank", "int32", "1", "its MPI rank, a row of ranks"),
+        Column("num_clients", "int32", "clients", "clients that it trained"),
+        Column("predicted_s", "float32", "s", "training time that the schedule expected"),
+        Column("actual_s", "float32", "s", "training time that it took"),
+        Column("idle_s", "float32", "s", "time that it waited for the slowest group"),
+    ),
+)
+
+PARTITION = Table(
+    "partition",
+    "one row a client of the population",
+    "once",
+    1024,
+    (
+        Column("client", "int32", "1", "simulated client"),
+        Column("num_examples", "int32", "examples", "its local examples"),
+        Column("label_counts", "int32", "examples", "its local examples of each label", labels="label_names"),
+    ),
+)
+
+EVALUATION = Table(
+    "evaluation",
+    "one row an evaluation of a model on a split",
+    "commit",
+    64,
+    (
+        Column("round", "int32", "1", "round after which the model was taken; -1: before the first"),
+        Column("submodel", "int32", "1", f"sub-model that was evaluated; {GLOBAL_MODEL}: the global model"),
+        Column("split", "int8", "", "split of the data set", members=("validation", "test", "train")),
+        Column("num_examples", "int64", "examples", "examples evaluated"),
+        Column("loss", "float64", "1", "mean loss"),
+        Column("accuracy", "float64", "1", "share of right predictions, 0 to 1"),
+        Column("seconds", "float32", "s", "time that it took"),
+    ),
+)
+
+EVENTS = Table(
+    "events",
+    "what else happened, in order",
+    "commit",
+    16,
+    (
+        ROUND,
+        Column("client", "int32", "1", "simulated client; -1: none"),
+        Column("rank", "int32", "1", "MPI rank; -1: none"),
+        Column(
+            "kind", "int8", "", "what happened", members=("dropped", "warning", "recovery", "resumed", "interrupted")
+        ),
+        Column("message", "S512", "", "one sentence"),
+    ),
+)
+
+RANKS = Table(
+    "ranks",
+    "one row an MPI rank, as of the last start",
+    "once",
+    64,
+    (
+        Column("rank", "int32", "1", "MPI rank"),
+        Column("host", "S128", "", "host name"),
+        Column("device", "S64", "", "what it computes on"),
+        Column("role", "S32", "", "server or client group"),
+    ),
+)
+
+TABLES = {t.name: t for t in (ROUNDS, CLIENTS, SUBMODELS, GROUPS, PARTITION, EVALUATION, EVENTS, RANKS)}
+
+ATTRIBUTES = {
+    "format": f"always {FORMAT}",
+    "schema_version": f"version of this schema, {SCHEMA_VERSION}",
+    "status": " or ".join(STATUSES) + "; a killed run stays running",
+    "date": "start of the run, ISO 8601, UTC",
+    "software": "always raffm_mpi",
+    "software_version": "its version",
+    "versions.*": "one attribute a library: versions.python, versions.torch, …",
+    "commit": "git commit of the code",
+    "hosts": "host names",
+    "num_ranks": "number of MPI ranks",
+    "command": "command line",
+    "config": "resolved settings, YAML",
+    "final_model_sha256": "SHA-256 of the global model when finished, empty before",
+}
+
+
+def log_file(path: str | Path) -> Path:
+    """The log of a run: ``path`` if it is a file or named like one (``.h5``), otherwise ``run.h5`` in that folder."""
+    path = Path(path)
+    return path if path.is_file() or (path.suffix == ".h5" and not path.is_dir()) else path / "run.h5"
+
+
+def describe() -> str:
+    """The schema as the Markdown tables of docs/log.md."""
+    lines = ["### Root attributes", "", "| attribute | what |", "|---|---|"]
+    lines += [f"| `{name}` | {description} |" for name, description in ATTRIBUTES.items()]
+    for table in TABLES.values():
+        lines += ["", f"### `/{table.name}`: {table.description}", ""]
+        lines += ["| column | type | unit | what |", "|---|---|---|---|"]
+        lines += [f"| `{c.name}` | {_type_name(c)} | {c.unit} | {c.description} |" for c in table.columns]
+    return "\n".join(lines) + "\n"
+
+
+def _type_name(column: Column) -> str:
+    if column.members:
+        return "enum: " + ", ".join(column.members)
+    if column.is_text:
+        return f"UTF-8, {column.dtype[1:]} bytes"
+    return f"{column.dtype} [rows, {column.labels}]" if column.labels else column.dtype
