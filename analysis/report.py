@@ -66,12 +66,12 @@ def write_report(run_folder: str | Path) -> list[Path]:
 
 def draw(run: Run) -> Figure:
     """The four panels: accuracy, loss, size against accuracy, and the sizes that clients trained."""
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.03, hspace=0.03)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.03, hspace=0.03, rect=(0, 0, 1, 0.925))
     figure = Figure(figsize=(12.8, 8.2), layout=layout)
     (accuracy, loss), (trade_off, sizes) = figure.subplots(2, 2)
     title, facts = _headline(run)
-    figure.suptitle(f"{title}\n", x=0.012, ha="left", fontsize=15, fontweight="bold")  # the second line is for facts
-    figure.text(0.012, 0.938, facts, ha="left", va="center", color="#444444")
+    figure.text(0.012, 0.985, title, va="top", fontsize=15, fontweight="bold")
+    figure.text(0.012, 0.932, facts, va="bottom", color="#444444")
     _draw_accuracy(accuracy, run)
     _draw_loss(loss, run)
     _draw_trade_off(trade_off, run)

@@ -10,7 +10,7 @@ associative: whichever rank trained the client and in whatever order, the sum ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ from raffm_mpi.elastic.packing import Packed, allocate
 # The largest change of one entry in one round that is taken for training and not for a fault.
 LARGEST_UPDATE_BITS = 6
 LARGEST_UPDATE = float(2**LARGEST_UPDATE_BITS)
+_BLOCK_ENTRIES = 1 << 15
 
 
 def fraction_bits(total_weight: int) -> int:
@@ -54,12 +55,25 @@ class ExactSum:
         """An empty sum for a cohort with ``total_weight`` examples in all."""
         return cls(layout, allocate(layout, torch.int64, device), fraction_bits(total_weight))
 
+    def on_host(self) -> ExactSum:
+        """The same sum in the memory of the CPU."""
+        if self.packed.buffer.device.type == "cpu":
+            return self
+        host = allocate(self.layout, torch.int64)
+        host.buffer.copy_(self.packed.buffer)
+        return ExactSum(self.layout, host, self.fraction_bits)
+
     def add(self, selection: Selection, update: Mapping[str, Tensor], weight: int) -> None:
         """Add ``weight`` times a client's update; ``selection`` is within the envelope, ``flaw(update)`` is None."""
         scale = weight * 2.0**self.fraction_bits
         for name, tensor in update.items():
-            grid = tensor.double().mul_(scale).round_().long()
-            self.layout.put_add(self.packed.tensors, selection, {name: grid})
+            region = self.layout.region(self.packed.tensors[name], name, selection)
+            if region is None:
+                self.layout.put_add(self.packed.tensors, selection, {name: _to_grid(tensor, scale)})
+                continue
+            values = tensor.view(region.shape)
+            for rows in _blocks(values):
+                region[rows] += _to_grid(values[rows], scale)
 
 
 def apply_update(
@@ -75,12 +89,28 @@ def apply_update(
     ``selections`` and ``weights`` are those of the clients whose updates are in ``total``.
     """
     inner = [within(envelope, selection) for selection in selections]
+    unit = 2.0**total.fraction_bits
     for name, sums in total.packed.tensors.items():
-        held = coverage(total.layout, name, inner, weights).mul_(2.0**total.fraction_bits)
-        mean = torch.where(sums == 0, 0.0, sums / held)
-        old = layout.take({name: tensors[name]}, envelope)[name]
-        new = torch.where(sums == 0, old, (old + mean).float())
+        # Where nobody holds an entry its sum is 0, and 0 / 1 is as good as 0 / 0.
+        held = coverage(total.layout, name, inner, weights).clamp_(min=1).mul_(unit)
+        new = layout.take({name: tensors[name]}, envelope)[name].clone()
+        for rows in _blocks(new):
+            mean = sums[rows] / (held[rows] if len(held) > 1 else held)
+            # Not new + mean everywhere: that would turn the -0.0 of an entry that nobody changed into 0.0.
+            new[rows] = torch.where(mean == 0, new[rows], (new[rows] + mean).float())
         layout.put(tensors, envelope, {name: new})
+
+
+def _to_grid(values: Tensor, scale: float) -> Tensor:
+    """Scaled values rounded to whole numbers, half to even: int64."""
+    return values.double().mul_(scale).round_().long()
+
+
+def _blocks(tensor: Tensor) -> Iterator[slice]:
+    """Slices of the first axis that are small enough to be worked on in cache."""
+    length = len(tensor)
+    step = max(1, _BLOCK_ENTRIES * length // max(1, tensor.numel()))
+    return (slice(start, start + step) for start in range(0, length, step))
 
 
 def apply_official(

@@ -112,6 +112,10 @@ class Layout:
             else:
                 region[index] += tensor
 
+    def region(self, tensor: Tensor, name: str, selection: Selection) -> Tensor | None:
+        """The view of a tensor where a prefix selection lies, one axis a dimension; None for other selections."""
+        return self._prefix(tensor, name, selection) if self._is_prefix(name, selection) else None
+
     def indicator(self, name: str, axis: int, selection: Selection) -> Tensor:
         """Which entries of one axis a selection keeps: bool, of the axis's length."""
         mask = torch.zeros(self.shapes[name][axis], dtype=torch.bool)

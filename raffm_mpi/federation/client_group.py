@@ -13,7 +13,7 @@ from raffm_mpi.data import Split
 from raffm_mpi.elastic.labels import Tensors, within
 from raffm_mpi.elastic.packing import allocate
 from raffm_mpi.elastic.submodel import Shell
-from raffm_mpi.federation.experiment import Experiment
+from raffm_mpi.federation.experiment import Experiment, during
 from raffm_mpi.federation.plan import CLIENT_REPORT, SPLITS, Action, Plan, Round
 from raffm_mpi.federation.transport import Transport
 from raffm_mpi.training import TrainingResult, evaluate, train
@@ -32,17 +32,18 @@ class ClientGroup:
     def serve(self) -> None:
         """Do what rank 0 plans until it says stop."""
         while (plan := Plan.receive(self.transport)).action != Action.STOP:
-            if plan.action == Action.TRAIN:
-                self._serve_round(plan)
-            else:
-                self._serve_evaluation(plan)
+            with during(f"round {plan.round}"):
+                if plan.action == Action.TRAIN:
+                    self._serve_round(plan)
+                else:
+                    self._serve_evaluation(plan)
 
     def _serve_round(self, plan: Plan) -> None:
         round = Round.derive(plan, self.experiment)
         envelope = allocate(round.layout)
         self.transport.broadcast(envelope.buffer.numpy())
         total, reports = self.train_round(round, envelope.tensors)
-        self.transport.reduce(total.packed.buffer.cpu().numpy())
+        self.transport.reduce(total.packed.buffer.numpy())
         self.transport.merge(reports)
 
     def _serve_evaluation(self, plan: Plan) -> None:
@@ -64,10 +65,8 @@ class ClientGroup:
         for position in self._my_clients(round):
             start = time.perf_counter()
             client = int(round.plan.cohort[position])
-            try:
+            with during(f"client {client}"):
                 result, problem = self._train_client(round, position, client, received, total)
-            except Exception as error:
-                raise RuntimeError(f"round {round.plan.round}, client {client}: {error}") from error
             reports[position] = (
                 problem is None,
                 result.num_steps,
@@ -78,7 +77,7 @@ class ClientGroup:
                 time.perf_counter() - start - result.train_s,
                 (problem or "").encode()[: CLIENT_REPORT["flaw"].itemsize],
             )
-        return total, reports
+        return total.on_host(), reports
 
     def _train_client(
         self, round: Round, position: int, client: int, received: Tensors, total: ExactSum

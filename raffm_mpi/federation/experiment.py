@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,16 @@ from torch import nn
 
 from raffm_mpi import data
 from raffm_mpi.config import Settings
+from raffm_mpi.elastic.cost import Cost, cost
 from raffm_mpi.elastic.families import layout_of
+from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.federation.transport import Transport
 from raffm_mpi.methods import Method, make_method
 from raffm_mpi.model import inputs_of, load_config, load_model
-from raffm_mpi.training import Device
+from raffm_mpi.training import Device, examples_seen
+
+_MAX_COSTS = 4096  # remembered; a method of few widths computes each once
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,34 @@ class Experiment:
     method: Method
     device: Device
     num_tokens: float  # of one example; image models know it themselves
+    _costs: dict[tuple[int, ...], Cost] = field(default_factory=dict)
+
+    def sizes(self, selection: Selection) -> tuple[int, ...]:
+        """Every dimension's size in a sub-model, in the layout's order."""
+        return tuple(self.layout.size(dimension, selection) for dimension in self.layout.sizes)
+
+    def cost(self, selection: Selection) -> Cost:
+        """The cost of a sub-model on this data set's examples."""
+        sizes = self.sizes(selection)
+        if sizes not in self._costs:
+            if len(self._costs) >= _MAX_COSTS:
+                self._costs.clear()
+            self._costs[sizes] = cost(self.layout, selection, num_tokens=self.num_tokens)
+        return self._costs[sizes]
+
+    def client_flops(self, client: int, selection: Selection) -> float:
+        """FLOPs of one client's local training in one round."""
+        num_examples = len(self.partition.client(client))
+        return float(self.cost(selection).training_flops) * examples_seen(self.settings.training, num_examples)
+
+
+@contextmanager
+def during(what: str) -> Iterator[None]:
+    """Say where an error happened, as in ``with during("round 3"): …``."""
+    try:
+        yield
+    except Exception as error:
+        raise RuntimeError(f"{what}: {error}") from error
 
 
 def set_up(settings: Settings, transport: Transport) -> Experiment:

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from raffm_mpi.elastic.cost import Cost, cost, peak_training_bytes
+from raffm_mpi.elastic.cost import peak_training_bytes
 from raffm_mpi.elastic.labels import FULL, Selection
 from raffm_mpi.federation.experiment import Experiment
 from raffm_mpi.federation.plan import CLIENT_REPORT, Round
 from raffm_mpi.log import RunLog
-from raffm_mpi.training import examples_seen, learning_rate
+from raffm_mpi.training import learning_rate
 
 
 class Display(Protocol):
@@ -25,6 +25,9 @@ class Display(Protocol):
 
     def evaluated(self, row: Mapping[str, Any], is_full: bool) -> None:
         """A model was evaluated; ``row`` is its row of the evaluation table."""
+
+    def close(self) -> None:
+        """The run is over."""
 
 
 @dataclass
@@ -79,9 +82,8 @@ class Recorder:
 
     def _client_rows(self, round: Round, reports: np.ndarray) -> dict[str, np.ndarray]:
         plan, experiment = round.plan, self.experiment
-        prices = [self._cost(selection) for selection in round.selections]
-        examples = np.array([len(experiment.partition.client(int(client))) for client in plan.cohort])
-        seen = np.array([examples_seen(experiment.settings.training, int(count)) for count in examples])
+        prices = [experiment.cost(selection) for selection in round.selections]
+        pairs = list(zip(plan.cohort, round.selections, strict=True))
         num_bytes = np.array([price.bytes for price in prices])
         return {
             "round": np.full(len(reports), plan.round),
@@ -89,8 +91,8 @@ class Recorder:
             "group": plan.groups,
             "submodel": np.array([self._submodel(plan.round, selection) for selection in round.selections]),
             "parameters": np.array([price.parameters for price in prices]),
-            "train_flops": seen * np.array([price.training_flops for price in prices]),
-            "num_examples": examples,
+            "train_flops": np.array([experiment.client_flops(int(client), selection) for client, selection in pairs]),
+            "num_examples": experiment.partition.sizes[plan.cohort],
             "bytes_down": num_bytes,
             "bytes_up": num_bytes,
             "status": np.where(reports["trained"], "trained", "dropped"),
@@ -143,16 +145,12 @@ class Recorder:
             "round_s": clock.round_s,
         }
 
-    def _cost(self, selection: Selection) -> Cost:
-        return cost(self.experiment.layout, selection, num_tokens=self.experiment.num_tokens)
-
     def _submodel(self, number: int, selection: Selection) -> int:
         """The id of a sub-model; a new one gets a row of its own."""
-        layout = self.experiment.layout
-        sizes = tuple(layout.size(dimension, selection) for dimension in layout.sizes)
+        sizes = self.experiment.sizes(selection)
         if sizes not in self._submodels:
             self._submodels[sizes] = len(self._submodels)
-            training, price = self.experiment.settings.training, self._cost(selection)
+            training, price = self.experiment.settings.training, self.experiment.cost(selection)
             self.log.append(
                 "submodels",
                 submodel=self._submodels[sizes],
@@ -161,7 +159,7 @@ class Recorder:
                 forward_flops=price.forward_flops,
                 bytes=price.bytes,
                 memory_bytes=peak_training_bytes(
-                    layout,
+                    self.experiment.layout,
                     selection,
                     batch_size=training.batch_size,
                     num_tokens=self.experiment.num_tokens,

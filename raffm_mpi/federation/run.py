@@ -40,13 +40,16 @@ def run(settings: Settings, transport: Transport, display: Callable[[int], Displ
         ClientGroup(experiment, transport).serve()
         return
     log = _create_log(output, experiment, transport, [(host, device) for host, device, _ in ranks])
-    recorder = Recorder(experiment, log, display(settings.federation.num_rounds), first_rank=min(transport.size - 1, 1))
+    shown = display(settings.federation.num_rounds)
+    recorder = Recorder(experiment, log, shown, first_rank=min(transport.size - 1, 1))
     server = Server(experiment, transport, recorder, _shard_evaluation(settings, ranks))
     try:
         server.run()
     except BaseException:
         log.finish("failed")
         raise
+    finally:
+        shown.close()
     save_model(output / "model", server.shell, experiment.layout, server.model.tensors)
     log.finish("finished", sha256(server.model.tensors))
 

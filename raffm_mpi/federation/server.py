@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
 from raffm_mpi.aggregation import ExactSum, apply_official, apply_update
 from raffm_mpi.data import Split
-from raffm_mpi.elastic.cost import cost
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.packing import Packed, pack
 from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.federation.client_group import ClientGroup
-from raffm_mpi.federation.experiment import Experiment
+from raffm_mpi.federation.experiment import Experiment, during
 from raffm_mpi.federation.plan import CLIENT_REPORT, SPLITS, Action, Plan, Round
 from raffm_mpi.federation.recorder import Clock, Recorder
 from raffm_mpi.federation.schedule import Schedule
 from raffm_mpi.federation.transport import Transport
 from raffm_mpi.seeds import generator
-from raffm_mpi.training import evaluate, examples_seen
+from raffm_mpi.training import evaluate
 
 
 class Server:
@@ -39,15 +38,15 @@ class Server:
         self.model: Packed = pack(self.layout, parameters)
         self.sharded = sharded  # whether the groups evaluate, between rounds
 
-    def run(self) -> dict[str, Tensor]:
-        """All rounds; returns the final global model's tensors."""
+    def run(self) -> None:
+        """All rounds; ``model`` then holds the final global model."""
         self._reorder()
         num_rounds = self.settings.federation.num_rounds
         for number in range(num_rounds):
-            self._run_round(number)
+            with during(f"round {number}"):
+                self._run_round(number)
         self._evaluate(num_rounds - 1, final=True)
         Plan(Action.STOP).broadcast(self.transport)
-        return self.model.tensors
 
     def _run_round(self, number: int) -> None:
         clock, moved = Clock(), self.transport.bytes_moved
@@ -68,7 +67,7 @@ class Server:
         size = max(1, round(self.settings.federation.participation * num_clients))
         cohort = generator(self.settings.seed, "cohort", number).choice(num_clients, size, replace=False)
         selections = self.experiment.method.selections(number, [int(client) for client in cohort])
-        flops = np.array([self._client_flops(*pair) for pair in zip(cohort, selections, strict=True)])
+        flops = self._flops(cohort, selections)
         groups, clock.predicted_s = self.schedule.assign(flops)
         return Plan(Action.TRAIN, number, cohort.astype(np.int64), groups)
 
@@ -111,7 +110,7 @@ class Server:
         self._correct_schedule(round, reports)
 
     def _correct_schedule(self, round: Round, reports: np.ndarray) -> None:
-        flops = np.array([self._client_flops(*pair) for pair in zip(round.plan.cohort, round.selections, strict=True)])
+        flops = self._flops(round.plan.cohort, round.selections)
         for group in range(self.schedule.num_groups):
             mine = round.plan.groups == group
             train_s, overhead_s = (float(reports[name][mine].sum()) for name in ("train_s", "overhead_s"))
@@ -154,7 +153,6 @@ class Server:
             totals = evaluate(model, split, device, batch_size)
         self.recorder.evaluation(number, selection, split_name, totals, time.perf_counter() - start)
 
-    def _client_flops(self, client: int, selection: Selection) -> float:
-        num_examples = len(self.experiment.partition.client(int(client)))
-        price = cost(self.layout, selection, num_tokens=self.experiment.num_tokens)
-        return float(price.training_flops) * examples_seen(self.settings.training, num_examples)
+    def _flops(self, cohort: np.ndarray, selections: Sequence[Selection]) -> np.ndarray:
+        pairs = zip(cohort, selections, strict=True)
+        return np.array([self.experiment.client_flops(int(client), selection) for client, selection in pairs])

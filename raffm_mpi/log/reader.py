@@ -183,11 +183,12 @@ def _open_hdf5(path: Path, being_written: bool) -> h5py.File:
     """Open for reading as h5py.File does, but with an end to HDF5's patience.
 
     By default a SWMR reader reads broken metadata 100 times, with a sleep that doubles from 1 ns: it hangs forever.
-    h5py has no setting for it, so HDF5 is called itself.
+    h5py has no setting for it, so HDF5 is called itself, where it can be found.
     """
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    hdf5 = ctypes.CDLL(h5py.h5p.__file__)
-    hdf5.H5Pset_metadata_read_attempts(ctypes.c_int64(access.id), ctypes.c_uint(READ_ATTEMPTS))
+    set_attempts = getattr(ctypes.CDLL(h5py.h5p.__file__), "H5Pset_metadata_read_attempts", None)
+    if set_attempts:
+        set_attempts(ctypes.c_int64(access.id), ctypes.c_uint(READ_ATTEMPTS))
     flags = h5py.h5f.ACC_RDONLY | (h5py.h5f.ACC_SWMR_READ if being_written else 0)
     access.set_file_locking(False, True)  # a reader needs no lock, and so is in nobody's way
     try:

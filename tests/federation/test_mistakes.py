@@ -83,5 +83,5 @@ def test_an_uncaught_error_ends_all_ranks_and_names_rank_host_round_and_client(m
     assert result.returncode not in (0, 2)
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("raffm-mpi: rank ")]
     assert socket.gethostname() in line
-    assert "round 0, client 3: no memory left for the sub-model" in line
+    assert "round 0: client 3: no memory left for the sub-model" in line
     assert "rank 0 " not in line
