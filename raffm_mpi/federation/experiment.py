@@ -60,7 +60,7 @@ class Experiment:
 
 @contextmanager
 def during(what: str) -> Iterator[None]:
-    """Say where an error happened, as in ``with during("round 3"): …``."""
+    """Say where in the run an error happened."""
     try:
         yield
     except Exception as error:
