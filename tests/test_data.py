@@ -397,9 +397,9 @@ def test_whatever_changes_the_examples_changes_the_folder(tmp_path: Path) -> Non
     texts, tokenizer = write_texts(tmp_path / "set"), write_tokenizer(tmp_path / "tok")
     settings = settings_for(texts, tmp_path, **plain)
     folders = [prepare(inspect(settings), settings, TextInput(tokenizer, length), 0) for length in (4, 5)]
-    write_tokenizer(tmp_path / "tok", WORDS[::-1])
+    write_tokenizer(tmp_path / "tok", [*WORDS[:4], *WORDS[:3:-1]])
     folders.append(prepare(inspect(settings), settings, TextInput(tokenizer, 4), 0))
-    write_texts(texts, text=["a", "b"], label=[0, 1])
+    write_texts(texts, sentence=["dull film"] * 20, label=["good", "bad"] * 10)
     folders.append(prepare(inspect(settings), settings, TextInput(tokenizer, 4), 0))
     by_label = settings_for(texts, tmp_path, **plain, partition={"kind": "by_column", "column": "label"})
     folders.append(prepare(inspect(by_label), by_label, TextInput(tokenizer, 4), 0))

@@ -278,6 +278,13 @@ def test_append_refuses_what_the_schema_does_not_allow(tmp_path, change):
         assert len(run.events) == 1
 
 
+def test_append_takes_numbers_for_numbers_only(tmp_path):
+    log = create(tmp_path)
+    with pytest.raises(AssertionError, match=r"evaluation\.loss is float64"):
+        log.append("evaluation", **{**rows_of(TABLES["evaluation"], 0), "loss": "0.5"})
+    log.finish("failed")
+
+
 @given(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=300), st.integers(0, 600))
 def test_text_is_cut_between_characters(text, num_bytes):
     from raffm_mpi.log.writer import _cut
