@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -129,6 +130,16 @@ def test_a_killed_writer_leaves_whole_rounds(tmp_path, seed):
     with open_run(tmp_path) as run:
         assert run.status == "running"
         assert assert_whole_rounds(run) in (num_told, num_told + 1)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace kills the writer at a chosen system call")
+@pytest.mark.parametrize("num_writes", range(200, 300, 9))
+def test_a_writer_killed_between_any_two_writes_leaves_whole_rounds(tmp_path, num_writes):
+    kill = ["-e", "trace=pwrite64", "-e", f"inject=pwrite64:signal=KILL:when={num_writes}"]
+    writer = [sys.executable, __file__, str(tmp_path), "1000", "0"]
+    subprocess.run(["strace", "-f", "-o", "/dev/null", *kill, *writer], capture_output=True)
+    with open_run(tmp_path) as run:
+        assert assert_whole_rounds(run) < 3
 
 
 def test_a_reader_follows_a_live_run(tmp_path):
