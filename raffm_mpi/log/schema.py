@@ -165,7 +165,7 @@ EVALUATION = Table(
     64,
     (
         Column("round", "int32", "1", "round after which the model was taken; -1: before the first"),
-        Column("submodel", "int32", "1", f"sub-model that was evaluated, a row of submodels; {GLOBAL_MODEL}: the full model"),
+        Column("submodel", "int32", "1", f"evaluated sub-model, a row of submodels; {GLOBAL_MODEL}: the full model"),
         Column("split", "int8", "", "split of the data set", members=("validation", "test", "train")),
         Column("num_examples", "int64", "examples", "examples evaluated"),
         Column("loss", "float64", "1", "mean loss"),
