@@ -73,7 +73,7 @@ class ExactSum:
                 continue
             values = tensor.view(region.shape)
             for rows in _blocks(values):
-                region[rows] += _to_grid(values[rows], scale)
+                region[rows].add_(_to_grid(values[rows], scale))
 
 
 def apply_update(

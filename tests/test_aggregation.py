@@ -112,6 +112,14 @@ def test_aggregating_untouched_sub_models_returns_the_model_exactly(seed, count)
     assert all(torch.equal(after[name].view(torch.int32), before[name].view(torch.int32)) for name in before)
 
 
+@pytest.mark.parametrize("entries", [1, 8, 50])
+def test_working_in_blocks_changes_no_bit(monkeypatch, entries):
+    clients = random_clients(7, 5)
+    whole = aggregate(model(), clients)
+    monkeypatch.setattr("raffm_mpi.aggregation._BLOCK_ENTRIES", entries)
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in aggregate(model(), clients).items())
+
+
 def test_a_client_alone_gets_its_own_weights_back():
     (client,) = random_clients(3, 1)
     client = (FULL, client[1], {n: torch.full(s, 0.5) for n, s in LAYOUT.shapes.items()})

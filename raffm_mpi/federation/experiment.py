@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -20,6 +21,8 @@ from raffm_mpi.federation.transport import Transport
 from raffm_mpi.methods import Method, make_method
 from raffm_mpi.model import inputs_of, load_config, load_model
 from raffm_mpi.training import Device, examples_seen
+
+Prepared: TypeAlias = tuple[data.DataInfo, Any, Path]  # the data set, the model's config, the cache's folder
 
 _MAX_COSTS = 4096  # remembered; a method of few widths computes each once
 
@@ -70,12 +73,22 @@ def during(what: str) -> Iterator[None]:
 def set_up(settings: Settings, transport: Transport) -> Experiment:
     """Build a run on every rank; what must be prepared once is prepared by one rank of each node."""
     device = transport.together(lambda: Device.select(settings.compute, transport.device_index))
-    first = transport.together(lambda: _prepare(settings) if transport.node_rank == 0 else None)
-    info, config, folder = transport.together(lambda: first or _prepare(settings))  # the others find the cache filled
+    # Rank 0 first, then one rank of each node, then all: the later ones find a shared or the node's own cache filled.
+    prepared: Prepared | None = None
+    for is_my_turn in (transport.rank == 0, transport.node_rank == 0, True):
+        waits = prepared is not None or not is_my_turn
+        prepared = transport.together(partial(_prepare, settings) if not waits else partial(_keep, prepared))
+    assert prepared is not None
+    info, config, folder = prepared
     return transport.together(lambda: _build(settings, device, info, config, folder))
 
 
-def _prepare(settings: Settings) -> tuple[data.DataInfo, Any, Path]:
+def _keep(prepared: Prepared | None) -> Prepared | None:
+    """Wait for those whose turn it is."""
+    return prepared
+
+
+def _prepare(settings: Settings) -> Prepared:
     """Look at the data set and the model's config, and fill the node's cache where it is empty."""
     info = data.inspect(settings.data)
     config = load_config(settings.model, info)
