@@ -92,6 +92,13 @@ def test_the_key_alone_decides_the_bits_dropout_included(split):
         ({"local_steps": 4, "batch_size": 80}, 4, 200),
     ],
 )
+def test_steps_and_examples_are_what_the_settings_say(split, settings, steps, seen):
+    settings = TrainingSettings(**settings)
+    assert num_steps(settings, 50) == steps
+    assert examples_seen(settings, 50) == seen
+    assert run(split, make_model(), settings).num_steps == steps
+
+
 def test_dropout_is_keyed_by_round_and_client(split):
     def state_after(**key):
         run(split, make_model(dropout=0.3), TrainingSettings(batch_size=50), **key)
@@ -99,13 +106,6 @@ def test_dropout_is_keyed_by_round_and_client(split):
 
     assert state_after(client=4) == state_after(client=4)
     assert len({state_after(), state_after(client=4), state_after(round=1), state_after(seed=1)}) == 4
-
-
-def test_steps_and_examples_are_what_the_settings_say(split, settings, steps, seen):
-    settings = TrainingSettings(**settings)
-    assert num_steps(settings, 50) == steps
-    assert examples_seen(settings, 50) == seen
-    assert run(split, make_model(), settings).num_steps == steps
 
 
 def test_an_epoch_visits_every_example_once(split, monkeypatch):
