@@ -24,6 +24,8 @@ torch.set_num_threads(1)
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
+collect_ignore_glob = ["*/programs/*"]  # what tests run under mpirun
+
 # Set in every process that a test starts under mpirun, so that one left behind is found whoever its parent is.
 MARKER = "RAFFM_MPI_TEST_MARKER"
 
