@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,14 +78,16 @@ def set_up(settings: Settings, transport: Transport) -> Experiment:
     prepared: Prepared | None = None
     for is_my_turn in (transport.rank == 0, transport.node_rank == 0, True):
         waits = prepared is not None or not is_my_turn
-        prepared = transport.together(partial(_prepare, settings) if not waits else partial(_keep, prepared))
+        prepared = transport.together(partial(_prepare, settings) if not waits else partial(_get_ready, prepared))
     assert prepared is not None
     info, config, folder = prepared
     return transport.together(lambda: _build(settings, device, info, config, folder))
 
 
-def _keep(prepared: Prepared | None) -> Prepared | None:
-    """Wait for those whose turn it is."""
+def _get_ready(prepared: Prepared | None) -> Prepared | None:
+    """Import what comes next while others have their turn."""
+    for module in ("datasets", "transformers.modeling_utils"):
+        importlib.import_module(module)
     return prepared
 
 
