@@ -43,8 +43,8 @@ def settings(data: str, output: Path) -> dict:
     }
 
 
-def federated(config: Path, output: Path) -> tuple[list[float], float]:
-    """Seconds of each round, and the share of a core that the server used while the groups trained."""
+def federated(config: Path, output: Path) -> list[float]:
+    """Seconds of each round."""
     environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     mpirun = Path(sys.executable).with_name("mpirun")
     command = [mpirun, "--oversubscribe", "--bind-to", "none", "-n", "3", sys.executable, "-m", "raffm_mpi", "run"]
@@ -76,7 +76,7 @@ def bare(number: int, config: Path, barrier: multiprocessing.Barrier, seconds: m
             model.load_state_dict(initial)
             optimizer = torch.optim.AdamW(model.parameters(), 5e-4, weight_decay=0.0, fused=True)
             first = 500 * (CLIENTS_EACH * number + client)
-            images = {name: tensor for name, tensor in train.batch(torch.arange(first, first + 500).numpy()).items()}
+            images = train.batch(torch.arange(first, first + 500).numpy())
             for rows in torch.randperm(500).split(64):
                 loss = model(**{name: tensor[rows] for name, tensor in images.items()}).loss
                 optimizer.zero_grad()

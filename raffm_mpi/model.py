@@ -99,7 +99,7 @@ def sha256(tensors: Mapping[str, Tensor]) -> str:
 
 def save_model(folder: Path, shell: Shell, layout: ModelLayout, tensors: Mapping[str, Tensor]) -> None:
     """Write the full model in the hub's format (config.json, model.safetensors)."""
-    model: Any = shell.fill(layout, {name: tensor.cpu() for name, tensor in tensors.items()})
+    model: Any = shell.fill(layout, tensors)
     model.save_pretrained(folder)
 
 

@@ -91,7 +91,6 @@ class Transport:
         mistakes = self._gather_text(mistake)
         if mistakes:
             raise UserMistake("\n".join(dict.fromkeys(mistakes)))
-        assert mistake == ""
         return result  # type: ignore[return-value]
 
     def describe(self, text: str) -> list[str]:
