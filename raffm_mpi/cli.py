@@ -6,9 +6,14 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from raffm_mpi.config import Settings
+    from raffm_mpi.federation.experiment import Look
+    from raffm_mpi.federation.transport import Transport
 
 DONE, FAILED, MISTAKE = 0, 1, 2
 
@@ -37,10 +42,11 @@ def run(
     try:
         settings = transport.together(lambda: load_settings(config, overrides))
         _prepare_libraries(settings.compute.threads_per_group)
+        looked = transport.together(lambda: _look_first(settings, transport, overwrite))
         from raffm_mpi.federation.run import run as run_federation
         from raffm_mpi.progress import make_display, print_summary
 
-        run_federation(settings, transport, make_display, overwrite)
+        run_federation(settings, transport, make_display, overwrite, looked)
         if transport.rank == 0:
             print_summary(Path(settings.output))
     except UserMistake as mistake:
@@ -60,6 +66,19 @@ def report(run: Annotated[Path, typer.Argument(help="The output folder of a run,
             print(path)
     except ValueError as error:
         _exit_on_mistake(error)
+
+
+def _look_first(settings: Settings, transport: Transport, overwrite: bool) -> Look | None:
+    """Rank 0 looks for mistakes; the others load their libraries meanwhile, or sleep where cores are short."""
+    if transport.rank == 0:
+        from raffm_mpi.federation.run import look_first
+
+        return look_first(settings, overwrite)
+    if transport.node_size <= (os.cpu_count() or 1):
+        from raffm_mpi.federation.experiment import import_ahead
+
+        import_ahead()
+    return None
 
 
 def _prepare_libraries(threads: int) -> None:

@@ -38,14 +38,27 @@ def load_config(settings: ModelSettings, info: DataInfo) -> Any:
     return config
 
 
+def structure(config: Any, task: str) -> nn.Module:
+    """The model without any numbers, on torch's meta device: names and shapes alone.
+
+    Raises ValueError for a model that has no head for the task.
+    """
+    try:
+        with torch.device("meta"):
+            return cast(nn.Module, _auto_class(task).from_config(config))
+    except ValueError as error:
+        raise ValueError(
+            f"model: family '{config.model_type}' has no head for {task} data: {str(error).splitlines()[0]}"
+        ) from None
+
+
 def load_model(settings: ModelSettings, config: Any, task: str, seed: int) -> nn.Module:
     """The model with pretrained weights, or random ones; what is new in it (a head) is initialised from the seed."""
-    from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    auto = {"image": AutoModelForImageClassification, "text": AutoModelForSequenceClassification}[task]
+    auto = _auto_class(task)
     torch.manual_seed(torch_seed(seed, "model"))
     try:
         if settings.name is None:
@@ -101,6 +114,12 @@ def save_model(folder: Path, shell: Shell, layout: ModelLayout, tensors: Mapping
     """Write the full model in the hub's format (config.json, model.safetensors)."""
     model: Any = shell.fill(layout, tensors)
     model.save_pretrained(folder)
+
+
+def _auto_class(task: str) -> Any:
+    from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+
+    return {"image": AutoModelForImageClassification, "text": AutoModelForSequenceClassification}[task]
 
 
 def _from_scratch(family: str, values: Mapping[str, Any], classes: dict[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from raffm_mpi.data.cache import prepare
 from raffm_mpi.data.inputs import ImageInput, TextInput
-from raffm_mpi.data.partitions import Partition, partition
+from raffm_mpi.data.partitions import Partition, check_enough, partition
 from raffm_mpi.data.source import Columns, DataInfo, SplitInfo, inspect
 from raffm_mpi.data.splits import FederatedData, Split, open_data
 
@@ -15,6 +15,7 @@ __all__ = [
     "Split",
     "SplitInfo",
     "TextInput",
+    "check_enough",
     "inspect",
     "open_data",
     "partition",

@@ -58,14 +58,15 @@ def partition(
     elif settings.kind == "k_shot":
         dealt = _k_shot(settings, labels, num_clients, generator(seed, "partition"), label_names)
     else:
-        _check_enough(settings, len(labels), num_clients)
+        check_enough(settings, len(labels), num_clients)
         owners = _OWNERS[settings.kind](settings, labels, num_clients, generator(seed, "partition"))
         dealt = _by_owner(owners, num_clients)
     _check_minimum(settings, dealt.sizes)
     return dealt
 
 
-def _check_enough(settings: PartitionSettings, num_examples: int, num_clients: int) -> None:
+def check_enough(settings: PartitionSettings, num_examples: int, num_clients: int) -> None:
+    """Raise ValueError if so many clients cannot each have an example, or ``min_examples`` of them."""
     if num_clients > num_examples:
         raise ValueError(
             f"federation.num_clients: {num_clients} clients are more than the {num_examples} training examples"

@@ -47,6 +47,11 @@ def parse(expression: str) -> Label:
     return tuple(() if factors == ["."] else tuple(factors) for factors in axes)
 
 
+def base(dimension: str) -> str:
+    """A dimension without its layer: ``"ffn"`` of ``"ffn[3]"``."""
+    return dimension.partition("[")[0]
+
+
 def count(index: Index) -> int:
     """How many entries of its dimension an index keeps."""
     return index if isinstance(index, int) else index.shape[-1]
@@ -213,14 +218,22 @@ def coverage(layout: Layout, name: str, selections: Sequence[Selection], weights
 
     Float64 (exact up to 2^53), of a shape that broadcasts against the tensor: an axis that all keep whole has length 1.
     """
+    label = layout.labels[name]
+    # Clients that hold the same of this tensor count as one of their summed weight.
+    held: dict[tuple[int | None, ...], Selection] = {}
+    weight: dict[tuple[int | None, ...], int] = {}
+    for selection, own in zip(selections, weights, strict=True):
+        indices = [selection.get(factor) for axis in label for factor in axis]
+        key = tuple(id(index) if isinstance(index, Tensor) else index for index in indices)
+        held[key] = selection
+        weight[key] = weight.get(key, 0) + own
     letters = "abcdefgh"
-    weight = torch.tensor(weights, dtype=torch.float64)
-    operands, equation = [weight], "z"
-    shape = [1] * len(layout.labels[name])
-    for position, axis in enumerate(layout.labels[name]):
-        if any(not selection.keys().isdisjoint(axis) for selection in selections):
-            operands.append(torch.stack([layout.indicator(name, position, s) for s in selections]).double())
+    operands, equation = [torch.tensor(list(weight.values()), dtype=torch.float64)], "z"
+    shape = [1] * len(label)
+    for position, axis in enumerate(label):
+        if any(not selection.keys().isdisjoint(axis) for selection in held.values()):
+            operands.append(torch.stack([layout.indicator(name, position, s) for s in held.values()]).double())
             equation += f",z{letters[position]}"
             shape[position] = layout.shapes[name][position]
-    output = "".join(letters[position] for position, length in enumerate(shape) if f",z{letters[position]}" in equation)
+    output = "".join(letters[position] for position in range(len(shape)) if f",z{letters[position]}" in equation)
     return torch.einsum(f"{equation}->{output}", *operands).reshape(shape)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from raffm_mpi.elastic.labels import Label, Layout, parse
+from raffm_mpi.elastic.labels import Label, Layout, base, parse
 
 MATMULS = (nn.Linear, nn.Conv2d)
 
@@ -52,7 +52,7 @@ class ModelLayout(Layout):
     def axes_of(self, setting: str) -> list[tuple[str, ...]]:
         """The dimensions of one entry of an elastic space, one tuple a layer: ``[("key[0]", "value[0]"), …]``."""
         bases = self.family.elastic[setting]
-        return list(zip(*([d for d in self.sizes if d.split("[")[0] == base] for base in bases), strict=True))
+        return list(zip(*([d for d in self.sizes if base(d) == wanted] for wanted in bases), strict=True))
 
 
 def bind(family: Family, model: nn.Module) -> ModelLayout:
@@ -144,9 +144,9 @@ def _solve_sizes(
     ]
     dimensions = dict.fromkeys(factor for axis, _, _ in axes for factor in axis)
     sizes = {
-        dimension: getattr(model.config, family.counts[base])
+        dimension: getattr(model.config, family.counts[base(dimension)])
         for dimension in dimensions
-        if (base := dimension.split("[")[0]) in family.counts
+        if base(dimension) in family.counts
     }
     while len(sizes) < len(dimensions):
         solvable = [entry for entry in axes if len([f for f in entry[0] if f not in sizes]) == 1]

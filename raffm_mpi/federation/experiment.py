@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import nn
 
@@ -19,11 +19,9 @@ from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.federation.transport import Transport
-from raffm_mpi.methods import Method, make_method
-from raffm_mpi.model import inputs_of, load_config, load_model
+from raffm_mpi.methods import Method, check_method, make_method
+from raffm_mpi.model import inputs_of, load_config, load_model, structure
 from raffm_mpi.training import Device, examples_seen
-
-Prepared: TypeAlias = tuple[data.DataInfo, Any, Path]  # the data set, the model's config, the cache's folder
 
 _MAX_COSTS = 4096  # remembered; a method of few widths computes each once
 
@@ -62,6 +60,27 @@ class Experiment:
         return float(self.cost(selection).training_flops) * examples_seen(self.settings.training, num_examples)
 
 
+@dataclass(frozen=True)
+class Look:
+    """What is known before an example is prepared or a weight is read: the data set and the model's config."""
+
+    info: data.DataInfo
+    config: Any
+
+
+def look(settings: Settings) -> Look:
+    """Look at the data set and the model's structure; raises ValueError for what contradicts the settings."""
+    info = data.inspect(settings.data)
+    kind, num_clients = settings.data.partition.kind, settings.federation.num_clients
+    if num_clients is not None and kind not in ("k_shot", "by_column"):
+        num_examples = next(split.num_examples for split in info.splits if split.role == "train")
+        data.check_enough(settings.data.partition, num_examples, num_clients)
+    config = load_config(settings.model, info)
+    inputs_of(settings.model, settings.data, config, info.task)
+    check_method(settings.method, layout_of(structure(config, info.task)))
+    return Look(info, config)
+
+
 @contextmanager
 def during(what: str) -> Iterator[None]:
     """Say where in the run an error happened."""
@@ -71,35 +90,39 @@ def during(what: str) -> Iterator[None]:
         raise RuntimeError(f"{what}: {error}") from error
 
 
-def set_up(settings: Settings, transport: Transport) -> Experiment:
-    """Build a run on every rank; what must be prepared once is prepared by one rank of each node."""
+def set_up(settings: Settings, transport: Transport, looked: Look | None) -> Experiment:
+    """Build a run on every rank; what must be prepared once is prepared by one rank of each node.
+
+    ``looked`` is :func:`look`'s on the ranks that have called it already.
+    """
     device = transport.together(lambda: Device.select(settings.compute, transport.device_index))
     # Rank 0 first, then one rank of each node, then all: the later ones find a shared or the node's own cache filled.
-    prepared: Prepared | None = None
+    folder: Path | None = None
     for is_my_turn in (transport.rank == 0, transport.node_rank == 0, True):
-        waits = prepared is not None or not is_my_turn
-        prepared = transport.together(partial(_prepare, settings) if not waits else partial(_get_ready, prepared))
-    assert prepared is not None
-    info, config, folder = prepared
-    return transport.together(lambda: _build(settings, device, info, config, folder))
+        if is_my_turn and folder is None:
+            looked, folder = transport.together(partial(_prepare, settings, looked))
+        else:
+            transport.together(import_ahead)
+    assert looked is not None
+    assert folder is not None
+    return transport.together(partial(_build, settings, device, looked, folder))
 
 
-def _get_ready(prepared: Prepared | None) -> Prepared | None:
-    """Import what comes next while others have their turn."""
+def import_ahead() -> None:
+    """Import what comes next, while other ranks have their turn."""
     for module in ("datasets", "transformers.modeling_utils"):
         importlib.import_module(module)
-    return prepared
 
 
-def _prepare(settings: Settings) -> Prepared:
-    """Look at the data set and the model's config, and fill the node's cache where it is empty."""
-    info = data.inspect(settings.data)
-    config = load_config(settings.model, info)
-    inputs = inputs_of(settings.model, settings.data, config, info.task)
-    return info, config, data.prepare(info, settings.data, inputs, settings.seed)
+def _prepare(settings: Settings, looked: Look | None) -> tuple[Look, Path]:
+    """Fill the node's cache of prepared examples where it is empty."""
+    looked = looked or look(settings)
+    inputs = inputs_of(settings.model, settings.data, looked.config, looked.info.task)
+    return looked, data.prepare(looked.info, settings.data, inputs, settings.seed)
 
 
-def _build(settings: Settings, device: Device, info: data.DataInfo, config: Any, folder: Path) -> Experiment:
+def _build(settings: Settings, device: Device, looked: Look, folder: Path) -> Experiment:
+    info, config = looked.info, looked.config
     examples = data.open_data(folder)
     partition = data.partition(
         settings.data.partition,

@@ -64,6 +64,7 @@ class Round:
     weights: Sequence[int]  # examples of each client, or 1 each for the official arithmetic
     envelope: Selection
     layout: ModelLayout  # the envelope's
+    experiment: Experiment
 
     @classmethod
     def derive(cls, plan: Plan, experiment: Experiment) -> Round:
@@ -73,12 +74,18 @@ class Round:
         faithful = experiment.settings.federation.paper_faithful
         weights = [1 if faithful else len(experiment.partition.client(client)) for client in cohort]
         envelope = union(experiment.layout, selections)
-        return cls(plan, selections, weights, envelope, experiment.layout.restrict(envelope))
+        return cls(plan, selections, weights, envelope, experiment.layout.restrict(envelope), experiment)
 
     @cached_property
     def total_weight(self) -> int:
         """The examples of the whole cohort, which fixes the grid of the exact sum."""
         return sum(self.weights)
+
+    @cached_property
+    def flops(self) -> np.ndarray:
+        """FLOPs of each client's local training: float64 ``[cohort]``."""
+        pairs = zip(self.plan.cohort, self.selections, strict=True)
+        return np.array([self.experiment.client_flops(int(client), selection) for client, selection in pairs])
 
 
 # What a group reports of each client, and of itself: rows that one rank fills and rank 0 merges.

@@ -83,7 +83,6 @@ class Recorder:
     def _client_rows(self, round: Round, reports: np.ndarray) -> dict[str, np.ndarray]:
         plan, experiment = round.plan, self.experiment
         prices = [experiment.cost(selection) for selection in round.selections]
-        pairs = list(zip(plan.cohort, round.selections, strict=True))
         num_bytes = np.array([price.bytes for price in prices])
         return {
             "round": np.full(len(reports), plan.round),
@@ -91,7 +90,7 @@ class Recorder:
             "group": plan.groups,
             "submodel": np.array([self._submodel(plan.round, selection) for selection in round.selections]),
             "parameters": np.array([price.parameters for price in prices]),
-            "train_flops": np.array([experiment.client_flops(int(client), selection) for client, selection in pairs]),
+            "train_flops": round.flops,
             "num_examples": experiment.partition.sizes[plan.cohort],
             "bytes_down": num_bytes,
             "bytes_up": num_bytes,

@@ -15,7 +15,7 @@ import numpy as np
 
 from raffm_mpi.config import Settings
 from raffm_mpi.federation.client_group import ClientGroup
-from raffm_mpi.federation.experiment import Experiment, set_up
+from raffm_mpi.federation.experiment import Experiment, Look, look, set_up
 from raffm_mpi.federation.recorder import Display, Recorder
 from raffm_mpi.federation.server import Server
 from raffm_mpi.federation.transport import Transport
@@ -26,14 +26,30 @@ _OWN_FILES = ("run.h5", "config.yaml", "model", "report.png", "report.svg")
 _LIBRARIES = ("torch", "transformers", "datasets", "numpy", "h5py", "mpi4py", "safetensors")
 
 
-def run(settings: Settings, transport: Transport, display: Callable[[int], Display], overwrite: bool) -> None:
+def look_first(settings: Settings, overwrite: bool) -> Look:
+    """What rank 0 finds out before the other ranks load anything, so that most mistakes end a run within seconds.
+
+    Raises ValueError for an output folder that cannot or must not be written, and as :func:`experiment.look`.
+    """
+    _check_output(Path(settings.output), overwrite)
+    return look(settings)
+
+
+def run(
+    settings: Settings,
+    transport: Transport,
+    display: Callable[[int], Display],
+    overwrite: bool,
+    looked: Look | None = None,
+) -> None:
     """Run a federation on all ranks of the transport; rank 0 leaves the log and the model in ``settings.output``.
 
-    Raises UserMistake, on every rank, for settings that the data, the model or the machine contradict.
+    ``looked`` is what rank 0 has from :func:`look_first` where it called that already. Raises UserMistake, on every
+    rank, for settings that the data, the model or the machine contradict.
     """
     output = Path(settings.output)
-    transport.together(lambda: _check_output(output, overwrite) if transport.rank == 0 else None)
-    experiment = set_up(settings, transport)
+    looked = transport.together(lambda: (looked or look_first(settings, overwrite)) if transport.rank == 0 else None)
+    experiment = set_up(settings, transport, looked)
     cpus = ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))
     ranks = [line.split("\t") for line in transport.describe(f"{transport.host}\t{experiment.device.device}\t{cpus}")]
     if transport.rank > 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -50,9 +49,8 @@ class Server:
 
     def _run_round(self, number: int) -> None:
         clock, moved = Clock(), self.transport.bytes_moved
-        plan = self._plan(number, clock)
-        round = Round.derive(plan, self.experiment)
-        envelope = self._broadcast_envelope(plan, round.envelope)
+        round = self._plan(number, clock)
+        envelope = self._broadcast_envelope(round.plan, round.envelope)
         clock.broadcast_s = time.perf_counter() - clock.start
         if not self.sharded and number > 0:
             self._evaluate(number - 1)  # while the groups train
@@ -61,15 +59,15 @@ class Server:
         if self.sharded and number < self.settings.federation.num_rounds - 1:
             self._evaluate(number)
 
-    def _plan(self, number: int, clock: Clock) -> Plan:
+    def _plan(self, number: int, clock: Clock) -> Round:
         """Sample the cohort, keyed by the round, and deal it to the groups."""
         num_clients = self.experiment.partition.num_clients
         size = max(1, round(self.settings.federation.participation * num_clients))
         cohort = generator(self.settings.seed, "cohort", number).choice(num_clients, size, replace=False)
-        selections = self.experiment.method.selections(number, [int(client) for client in cohort])
-        flops = self._flops(cohort, selections)
-        groups, clock.predicted_s = self.schedule.assign(flops)
-        return Plan(Action.TRAIN, number, cohort.astype(np.int64), groups)
+        plan = Plan(Action.TRAIN, number, cohort.astype(np.int64), groups=np.zeros(size, np.int64))
+        planned = Round.derive(plan, self.experiment)
+        plan.groups[:], clock.predicted_s = self.schedule.assign(planned.flops)
+        return planned
 
     def _broadcast_envelope(self, plan: Plan, selection: Selection) -> Packed:
         """Send a plan and the tensors that go with it."""
@@ -110,11 +108,10 @@ class Server:
         self._correct_schedule(round, reports)
 
     def _correct_schedule(self, round: Round, reports: np.ndarray) -> None:
-        flops = self._flops(round.plan.cohort, round.selections)
         for group in range(self.schedule.num_groups):
             mine = round.plan.groups == group
             train_s, overhead_s = (float(reports[name][mine].sum()) for name in ("train_s", "overhead_s"))
-            self.schedule.correct(group, float(flops[mine].sum()), train_s, int(mine.sum()), overhead_s)
+            self.schedule.correct(group, float(round.flops[mine].sum()), train_s, int(mine.sum()), overhead_s)
 
     def _reorder(self) -> None:
         """Let the method put the salient entries first; the global model stays the same function."""
@@ -152,7 +149,3 @@ class Server:
             )
             totals = evaluate(model, split, device, batch_size)
         self.recorder.evaluation(number, selection, split_name, totals, time.perf_counter() - start)
-
-    def _flops(self, cohort: np.ndarray, selections: Sequence[Selection]) -> np.ndarray:
-        pairs = zip(cohort, selections, strict=True)
-        return np.array([self.experiment.client_flops(int(client), selection) for client, selection in pairs])

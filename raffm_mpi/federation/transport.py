@@ -18,7 +18,8 @@ import numpy as np
 T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 26  # of one collective; the count of a single MPI call stays far below 2^30 bytes
-_POLL_S = (0.0002, 0.005)  # first and longest sleep between two looks at a meeting
+_POLL_S = (0.0002, 0.05)  # shortest and longest sleep between two looks at a meeting
+_POLL_SHARE = 0.01  # of the time already waited: a look more costs a core more than a late answer costs the round
 _MESSAGE_BYTES = 8192
 
 
@@ -44,7 +45,8 @@ class Transport:
         self.host = socket.gethostname()
         self._node = self._world.Split_type(MPI.COMM_TYPE_SHARED)
         self.node_rank: int = self._node.Get_rank()
-        on_node = np.zeros(self._node.Get_size(), np.int64)
+        self.node_size: int = self._node.Get_size()
+        on_node = np.zeros(self.node_size, np.int64)
         self._node.Allgather(np.array([self.rank], np.int64), on_node)
         # The groups of a node take its devices first; the server, which only evaluates, comes last.
         self.device_index = sorted(on_node.tolist(), key=lambda rank: (rank == 0, rank)).index(self.rank)
@@ -56,10 +58,9 @@ class Transport:
         """Wait, asleep, until every rank is here."""
         start = time.perf_counter()
         request = self._world.Ibarrier()
-        pause, longest = _POLL_S
+        shortest, longest = _POLL_S
         while not request.Test():
-            time.sleep(pause)
-            pause = min(2 * pause, longest)
+            time.sleep(min(max(shortest, _POLL_SHARE * (time.perf_counter() - start)), longest))
         self.waited_s += time.perf_counter() - start
 
     def broadcast(self, buffer: np.ndarray) -> None:

@@ -7,8 +7,15 @@ from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.methods.base import Method
 from raffm_mpi.methods.fedavg import FedAvg
 from raffm_mpi.methods.raffm import RaFFM
+from raffm_mpi.methods.space import resolve
 
-__all__ = ["Method", "make_method"]
+__all__ = ["Method", "check_method", "make_method"]
+
+
+def check_method(settings: MethodSettings, layout: ModelLayout) -> None:
+    """Raise ValueError for an elastic space that the model contradicts: all that its structure alone can tell."""
+    if isinstance(settings, RaFFMSettings):
+        resolve(settings.space, layout)
 
 
 def make_method(settings: MethodSettings, layout: ModelLayout, seed: int, num_tokens: float) -> Method:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raffm_mpi.config import RaFFMSettings
 from raffm_mpi.elastic.cost import cost, count_parameters
-from raffm_mpi.elastic.labels import FULL, Selection
+from raffm_mpi.elastic.labels import FULL, Selection, base
 from raffm_mpi.elastic.salience import order
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.methods.base import Method
@@ -29,7 +29,7 @@ class RaFFM(Method):
         self._widths = self._sandwich if settings.widths == "sandwich" else self._by_budget
         self._ordered = {
             "all": list(layout.sizes),
-            "paper": [dimension for dimension in layout.sizes if dimension.split("[")[0] == "key"],
+            "paper": [dimension for dimension in layout.sizes if base(dimension) == "key"],
             "none": [],
         }[settings.salience]
         self._of_budget = [self.space.within_budget(b, self._price(settings.budget_of)) for b in settings.budgets]
