@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from raffm_mpi.elastic.labels import FULL, Selection
+from raffm_mpi.elastic.labels import FULL, Selection, base
 from raffm_mpi.elastic.table import ModelLayout
 
 FLOAT32_BYTES = 4
@@ -27,21 +27,30 @@ class Cost:
         return FLOAT32_BYTES * self.parameters
 
 
-def cost(layout: ModelLayout, selection: Selection = FULL, *, num_tokens: float | None = None) -> Cost:
+def cost(
+    layout: ModelLayout,
+    selection: Selection = FULL,
+    *,
+    num_tokens: float | None = None,
+    num_targets: float | None = None,
+) -> Cost:
     """The cost of a sub-model on examples of ``num_tokens`` tokens (which image models know themselves).
+
+    A decoder that stands beside an encoder sees ``num_targets`` tokens, or as many as the encoder if left out.
 
     A multiplication and an addition are two FLOPs; what is not a matrix product is not counted, as in torch's
     ``FlopCounterMode``. Training is the forward pass and two such passes backward, one for what reads the input itself.
     """
     shapes = {name: layout.shape(name, selection) for name in layout.labels}
-    positions = _positions(layout, num_tokens)
+    positions = _positions(layout, num_tokens, num_targets)
     forward = training = 0.0
-    for name, place in layout.matmuls.items():
+    for name, place in layout.matmuls:
         flops = 2 * positions[place] * math.prod(shapes[name])
         forward += flops
         training += (2 if place == "patches" else 3) * flops
-    for dimensions in layout.products:
-        flops = 2 * positions["tokens"] ** 2 * math.prod(layout.size(d, selection) for d in dimensions)
+    for dimensions, (first, second) in layout.products:
+        pairs = positions[first] * positions[second]
+        flops = 2 * pairs * math.prod(layout.size(d, selection) for d in dimensions)
         forward += flops
         training += 3 * flops
     return Cost(count_parameters(layout, selection), round(forward), round(training))
@@ -58,32 +67,35 @@ def peak_training_bytes(
     *,
     batch_size: int,
     num_tokens: float | None = None,
+    num_targets: float | None = None,
     optimizer: str = "adamw",
 ) -> int:
     """Estimated peak memory of float32 training: parameters, gradients, optimiser state and saved activations.
 
     Activations are each matrix product's output, each norm's output, and each product's input that no norm made (the
-    activation function's and the attention's output), as autograd keeps them; attention is taken as fused (its scores
-    are not kept) and dropout as off.
+    activation function's and the attention's output), as autograd keeps them, and what the family's ``kept`` adds;
+    attention is taken as fused (its scores are not kept) and dropout as off.
     """
     sub = layout.restrict(selection)
-    positions = _positions(layout, num_tokens)
-    normed = {label for name, label in sub.labels.items() if len(label) == 1 and name.endswith(".weight")}
-    activations = 0.0
-    for name, label in sub.labels.items():
-        shape = sub.shapes[name]
-        if label in normed and name.endswith(".weight"):
-            activations += positions["tokens"] * shape[0]
-        elif name in sub.matmuls:
-            place = positions[sub.matmuls[name]]
-            activations += place * shape[0]
-            if label[1:2] not in normed:
-                activations += place * math.prod(shape[1:])
+    positions = _positions(layout, num_tokens, num_targets)
+    norms = [name for name, label in sub.labels.items() if len(label) == 1 and name.endswith(".weight")]
+    normed = {sub.labels[name] for name in norms}
+    kept = layout.family.kept
+    activations = kept.norm * sum(positions[sub.places[name]] * sub.shapes[name][0] for name in norms)
+    for (outer, *_), (first, second) in sub.products[::2]:
+        activations += kept.scores * positions[first] * positions[second] * sub.size(outer)
+    for name, place in sub.matmuls:
+        step = -1 if name in sub.transposed else 1
+        (outputs, *inputs), label = sub.shapes[name][::step], sub.labels[name][::step]
+        is_hidden = any(base(factor).endswith("ffn") for factor in label[0])
+        activations += positions[place] * outputs * (1 + kept.ffn * is_hidden)
+        if label[1:2] not in normed:
+            activations += positions[place] * math.prod(inputs)
     values = count_parameters(sub) * (2 + OPTIMIZER_STATE[optimizer]) + batch_size * activations
     return round(FLOAT32_BYTES * values)
 
 
-def _positions(layout: ModelLayout, num_tokens: float | None) -> dict[str, float]:
-    tokens = layout.fixed_tokens if layout.fixed_tokens is not None else num_tokens
-    assert tokens is not None, f"family '{layout.family.name}' needs num_tokens"
-    return {"tokens": tokens, "patches": tokens - layout.family.num_extra_tokens, "once": 1}
+def _positions(layout: ModelLayout, num_tokens: float | None, num_targets: float | None) -> dict[str, float]:
+    """How often each place is passed in one example."""
+    given = {"tokens": num_tokens, "target": num_tokens if num_targets is None else num_targets}
+    return {"once": 1, **{place: number for place, number in given.items() if number is not None}, **layout.lengths}

@@ -1,7 +1,8 @@
 """The axis language: every axis of every parameter has a name, and everything else is derived from it.
 
 A *label* is written as in einops: ``"(head[0] key[0]) residual"`` has two axes, the first made of two dimensions; ``.``
-is a fixed axis. A *selection* maps dimensions to what is kept of them; a dimension that it leaves out is kept whole:
+is a fixed axis, and a number is a fixed factor of one (the ``3`` of a fused ``(3 head key)``): neither is ever cut or
+reordered. A *selection* maps dimensions to what is kept of them; a dimension that it leaves out is kept whole:
 
 - a whole number ``n`` keeps the first n (``take`` then gives a view wherever torch can);
 - a 1-D index tensor keeps those, in that order (a permutation is a selection of everything in another order);
@@ -36,6 +37,7 @@ Tensors: TypeAlias = dict[str, Tensor]
 L = TypeVar("L", bound="Layout")
 
 FULL: Selection = {}
+FIXED = "."
 _TOKEN = re.compile(r"\([^()]+\)|\S+")
 
 
@@ -43,8 +45,10 @@ def parse(expression: str) -> Label:
     """The label that an expression such as ``"(head[l] key[l]) residual ."`` writes; ``()`` stands for a fixed axis."""
     if expression.count("(") != expression.count(")"):
         raise ValueError(f"label '{expression}': unbalanced parentheses")
-    axes = (token.strip("()").split() for token in _TOKEN.findall(expression))
-    return tuple(() if factors == ["."] else tuple(factors) for factors in axes)
+    axes = [token.strip("()").split() for token in _TOKEN.findall(expression)]
+    if any(len(set(factors)) < len(factors) for factors in axes):
+        raise ValueError(f"label '{expression}': a dimension stands twice in one axis")
+    return tuple(() if factors == [FIXED] else tuple(factors) for factors in axes)
 
 
 def base(dimension: str) -> str:
@@ -87,6 +91,8 @@ class Layout:
 
     def size(self, dimension: str, selection: Selection = FULL) -> int:
         """The size of a dimension in the sub-model that a selection keeps."""
+        if dimension.isdigit():
+            return int(dimension)
         index = selection.get(dimension)
         return self.sizes[dimension] if index is None else count(index)
 
@@ -157,7 +163,7 @@ class Layout:
         """The view of a prefix selection, one axis a dimension."""
         label = self.labels[name]
         unflattened = [
-            [self.sizes[factor] for factor in axis] or [length]
+            [self.size(factor) for factor in axis] or [length]
             for axis, length in zip(label, self.shapes[name], strict=True)
         ]
         view = tensor.view([size for sizes in unflattened for size in sizes])
@@ -171,13 +177,14 @@ class Layout:
         flat = torch.zeros(1, dtype=torch.int64)
         outer = torch.zeros(1, dtype=torch.int64)  # the kept indices of the dimension to the left
         for factor in axis:
-            index = selection.get(factor, self.sizes[factor])
+            size = self.size(factor)
+            index = selection.get(factor, size)
             index = torch.arange(index) if isinstance(index, int) else index.cpu()
             if index.ndim == 2:
                 rows = index[outer].repeat(len(flat) // len(outer), 1)
-                flat, outer = (flat[:, None] * self.sizes[factor] + rows).flatten(), index[0]
+                flat, outer = (flat[:, None] * size + rows).flatten(), index[0]
             else:
-                flat, outer = (flat[:, None] * self.sizes[factor] + index).flatten(), index
+                flat, outer = (flat[:, None] * size + index).flatten(), index
         return flat
 
 

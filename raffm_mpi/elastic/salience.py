@@ -33,7 +33,7 @@ def salience(tensors: Mapping[str, Tensor], layout: Layout, dimensions: Collecti
             if wanted:
                 others = [i for i in range(tensor.ndim) if i != position]
                 along = magnitude.sum(dim=others, dtype=torch.float64) / (tensor.numel() / tensor.shape[position])
-                along = along.reshape([layout.sizes[factor] for factor in axis])
+                along = along.reshape([layout.size(factor) for factor in axis])
                 for factor in wanted:
                     left = outer[factor]
                     kept = [factor] if left is None else [left, factor]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.table import ModelLayout
@@ -17,6 +18,7 @@ _SHAPED: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("out_features", "in_features"),
     nn.Conv2d: ("out_channels", "in_channels"),
     nn.Embedding: ("num_embeddings", "embedding_dim"),
+    Conv1D: ("nx", "nf"),
 }
 
 

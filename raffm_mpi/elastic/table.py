@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from raffm_mpi.elastic.labels import Label, Layout, base, parse
+from raffm_mpi.elastic.labels import FIXED, Axis, Label, Layout, base, parse
 
-MATMULS = (nn.Linear, nn.Conv2d)
+MATMULS = (nn.Linear, nn.Conv2d, Conv1D)
+
+Product = tuple[Axis, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How often autograd keeps what a family's modules compute in several steps: for the estimate of memory alone."""
+
+    norm: float = 1  # a norm's output, once for a fused norm
+    ffn: float = 0  # an FFN's hidden value, beside the outputs and inputs of its matrices
+    scores: float = 0  # an attention score, where attention is not fused
 
 
 @dataclass(frozen=True)
@@ -19,13 +33,14 @@ class Family:
     """The table of one model family.
 
     ``rows`` label parameters: ``"module.[l].name": "(head[l] key[l]) residual"``. A row names a module (its weight has
-    the label, its bias the label's first axis) or a parameter; ``a | b`` are its names in different releases of
-    transformers; a leading ``?`` marks what not every model has. ``@ patches`` or ``@ once`` ends the label of a matrix
-    that is not multiplied once a token.
+    the label, its bias the label of the weight's outputs) or a parameter; ``a | b`` are its names in different releases
+    of transformers; a leading ``?`` marks what not every model has. ``@ place`` ends the label of a matrix that is not
+    multiplied once a token: ``@ once`` an example, ``@ target`` for each token of a decoder, or one of ``lengths``.
 
-    ``numbers`` are the sizes that modules keep as attributes, ``counts`` the dimensions whose size the model's config
-    knows, ``products`` the dimensions that attention multiplies over all pairs of tokens, ``elastic`` the dimensions
-    behind each setting of an elastic space (those of one entry share their width).
+    ``numbers`` are the sizes that modules keep as attributes (``?`` as above), ``counts`` the dimensions whose size the
+    model's config knows, ``products`` the dimensions that attention multiplies over all pairs of tokens (of two other
+    places: ``@ target tokens``). ``elastic`` are the dimensions behind each setting of an elastic space: each entry is
+    a choice of its own in every layer, and dimensions that stand in one entry share their width.
     """
 
     name: str
@@ -34,8 +49,8 @@ class Family:
     counts: Mapping[str, str]
     products: tuple[str, ...]
     elastic: Mapping[str, tuple[str, ...]]
-    positions: str | None = None  # the parameter whose second axis is the number of tokens, where that is fixed
-    num_extra_tokens: int = 0  # tokens that are not patches
+    lengths: Callable[[Any], Mapping[str, int]] = lambda config: {}  # places that the config knows, by name
+    kept: Kept = Kept()
 
 
 @dataclass(frozen=True)
@@ -45,14 +60,24 @@ class ModelLayout(Layout):
     family: Family
     slots: Mapping[str, tuple[tuple[str, str], ...]]  # parameter -> (module, attribute) of each place it is tied to
     numbers: Mapping[tuple[str, str], tuple[str, ...]]  # (module, attribute) -> the dimensions it counts
-    matmuls: Mapping[str, str]  # weight -> where it is multiplied: tokens, patches or once
-    products: tuple[tuple[str, ...], ...]  # the dimensions of each attention product
-    fixed_tokens: int | None = field(default=None)
+    places: Mapping[str, str]  # parameter -> where it is used: tokens, once, target or one of ``lengths``
+    matmuls: tuple[tuple[str, str], ...]  # (weight, the place where it is multiplied); a tied weight may have several
+    transposed: frozenset[str]  # the weights whose last axis is that of the outputs
+    products: tuple[Product, ...]  # the dimensions of each attention product, and the two places it pairs
+    lengths: Mapping[str, int]  # positions of the places that the model itself knows
 
     def axes_of(self, setting: str) -> list[tuple[str, ...]]:
         """The dimensions of one entry of an elastic space, one tuple a layer: ``[("key[0]", "value[0]"), …]``."""
-        bases = self.family.elastic[setting]
-        return list(zip(*([d for d in self.sizes if base(d) == wanted] for wanted in bases), strict=True))
+        axes: list[tuple[str, ...]] = []
+        for entry in self.family.elastic[setting]:
+            axes += zip(*([d for d in self.sizes if base(d) == wanted] for wanted in entry.split()), strict=True)
+        return axes
+
+
+def num_patches(config: Any) -> int:
+    """Patches of an image, from a config's ``image_size`` and ``patch_size`` (numbers or pairs of them)."""
+    sides = [(size, size) if isinstance(size, int) else size for size in (config.image_size, config.patch_size)]
+    return (sides[0][0] // sides[1][0]) * (sides[0][1] // sides[1][1])
 
 
 def bind(family: Family, model: nn.Module) -> ModelLayout:
@@ -61,54 +86,70 @@ def bind(family: Family, model: nn.Module) -> ModelLayout:
     Raises ValueError naming what was looked for and what was found when a row matches nothing, a parameter has no row,
     or a shape contradicts its label.
     """
-    prefix = _base_prefix(model)
-    names = {prefix + name: name for name, _ in model.named_parameters()}
-    labels, where, unmatched = {}, {}, []
+    slots = _slots(model)
+    modules = dict(model.named_modules())
+    prefix = _base_prefix(family, model)
+    canonical = {prefix + f"{path}.{at}".lstrip("."): name for name, places in slots.items() for path, at in places}
+    transposed = {prefix + path for path, module in modules.items() if isinstance(module, Conv1D)}
+    labels: dict[str, Label] = {}
+    where: dict[str, str] = {}
+    unmatched = []
     for patterns, expression in family.rows.items():
         text, _, place = expression.partition("@")
-        found = dict(_match_row(patterns.lstrip("?"), parse(text), names))
+        found = list(_match_row(patterns.lstrip("?"), parse(text), place.strip() or "tokens", canonical, transposed))
         if not found and not patterns.startswith("?"):
             unmatched.append(patterns)
-        labels.update({names[name]: label for name, label in found.items() if names[name] not in labels})
-        where.update({names[name]: place.strip() or "tokens" for name in found})
+        for name, label, at in found:
+            where.setdefault(name, at)
+            if labels.setdefault(canonical[name], label) != label:
+                raise ValueError(f"family '{family.name}': '{name}' is tied to a parameter of another label")
     _check_complete(family, model, labels, unmatched)
-    labels = {name: labels[name] for name in names.values()}
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    modules = dict(model.named_modules())
+    labels, sizes = _solve(family, model, {name: labels[name] for name in shapes}, shapes)
     return ModelLayout(
         labels=labels,
         shapes=shapes,
-        sizes=_solve_sizes(family, model, labels, shapes),
+        sizes=sizes,
         family=family,
-        slots=_slots(model),
+        slots=slots,
         numbers=_bind_numbers(family, modules, prefix),
-        matmuls={
-            name: where[name]
-            for name in labels
-            if name.endswith(".weight") and isinstance(modules[name.removesuffix(".weight")], MATMULS)
-        },
+        places={canonical[name]: place for name, place in reversed(where.items())},
+        matmuls=tuple(
+            (name, where[prefix + f"{path}.{attribute}"])
+            for name, places in slots.items()
+            for path, attribute in places
+            if attribute == "weight" and isinstance(modules[path], MATMULS)
+        ),
+        transposed=frozenset(name for name in labels if prefix + name.removesuffix(".weight") in transposed),
         products=_bind_products(family, labels),
-        fixed_tokens=None if family.positions is None else shapes[family.positions.removeprefix(prefix)][1],
+        lengths=family.lengths(model.config),
     )
 
 
-def _base_prefix(model: nn.Module) -> str:
+def _base_prefix(family: Family, model: nn.Module) -> str:
     """What a bare base model's parameter names lack: ``"vit."`` for ViTModel, nothing for a model with a head."""
+    prefix = f"{model.base_model_prefix}."
     is_bare = getattr(model, "base_model", None) is model
-    return f"{model.base_model_prefix}." if is_bare else ""
+    return prefix if is_bare and any(row.lstrip("?").startswith(prefix) for row in family.rows) else ""
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
     return re.compile(re.escape(pattern).replace(re.escape("[l]"), r"(?P<l>\d+)"))
 
 
-def _match_row(patterns: str, label: Label, names: Mapping[str, str]) -> Iterator[tuple[str, Label]]:
+def _match_row(
+    patterns: str, label: Label, place: str, names: Mapping[str, str], transposed: set[str]
+) -> Iterator[tuple[str, Label, str]]:
+    """The parameters that a row names, each with its label and place."""
     for pattern in patterns.split(" | "):
-        for suffix, suffix_label in (("", label), (".weight", label), (".bias", label[:1])):
+        for suffix in ("", ".weight", ".bias"):
             regex = _regex(pattern + suffix)
             for name in names:
                 if match := regex.fullmatch(name):
-                    yield name, _with_layer(suffix_label, match.groupdict().get("l"))
+                    outputs = label[-1:] if name.removesuffix(".bias") in transposed else label[:1]
+                    layer = match.groupdict().get("l")
+                    own = outputs if suffix == ".bias" else label
+                    yield name, _with_layer(own, layer), place.replace("[l]", f"[{layer}]")
 
 
 def _with_layer(label: Label, layer: str | None) -> Label:
@@ -132,36 +173,55 @@ def _check_complete(family: Family, model: nn.Module, labels: Mapping[str, Label
     )
 
 
-def _solve_sizes(
+def _solve(
     family: Family, model: nn.Module, labels: Mapping[str, Label], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, int]:
-    """Every dimension's size, from the shapes and the head counts of the model's config."""
+) -> tuple[dict[str, Label], dict[str, int]]:
+    """The labels with fixed factors as numbers, and every dimension's size, from shapes and the model's config."""
     axes = [
         (axis, length, name)
         for name, label in labels.items()
         for axis, length in zip(label, _checked_shape(name, label, shapes[name]), strict=True)
         if axis
     ]
-    dimensions = dict.fromkeys(factor for axis, _, _ in axes for factor in axis)
-    sizes = {
-        dimension: getattr(model.config, family.counts[base(dimension)])
-        for dimension in dimensions
-        if base(dimension) in family.counts
-    }
+    dimensions = list(dict.fromkeys(f for axis, _, _ in axes for f in axis if f != FIXED and not f.isdigit()))
+    sizes = {d: _from_config(model.config, family.counts[base(d)]) for d in dimensions if base(d) in family.counts}
+
+    def known(axis: Axis) -> int:
+        return math.prod(int(f) if f.isdigit() else sizes.get(f, 1) for f in axis if f != FIXED)
+
+    def missing(axis: Axis) -> list[str]:
+        return [factor for factor in axis if not factor.isdigit() and factor not in sizes]
+
     while len(sizes) < len(dimensions):
-        solvable = [entry for entry in axes if len([f for f in entry[0] if f not in sizes]) == 1]
-        assert solvable, f"family '{family.name}': sizes of {dimensions.keys() - sizes.keys()} cannot be solved"
-        for axis, length, _ in solvable:
-            unknown = next((factor for factor in axis if factor not in sizes), None)
-            if unknown is not None:
-                sizes[unknown] = length // math.prod(sizes[factor] for factor in axis if factor in sizes)
+        solvable = [(axis, length) for axis, length, _ in axes if len(missing(axis)) == 1 and FIXED not in axis]
+        assert solvable, f"family '{family.name}': sizes of {set(dimensions) - sizes.keys()} cannot be solved"
+        for axis, length in solvable:
+            for factor in missing(axis):
+                sizes[factor] = length // max(known(axis), 1)
     for axis, length, name in axes:
-        if math.prod(sizes[factor] for factor in axis) != length:
-            solved = ", ".join(f"{factor} = {sizes[factor]}" for factor in axis)
+        if not known(axis) or length % known(axis) or (FIXED not in axis and length != known(axis)):
+            solved = ", ".join(f"{factor} = {sizes.get(factor, factor)}" for factor in axis)
             raise ValueError(
                 f"family '{family.name}': '{name}' has length {length} on axis ({' '.join(axis)}); {solved}"
             )
-    return {dimension: sizes[dimension] for dimension in dimensions}
+    numbered = {
+        name: tuple(
+            tuple(str(length // known(axis)) if factor == FIXED else factor for factor in axis)
+            for axis, length in zip(label, shapes[name], strict=True)
+        )
+        for name, label in labels.items()
+    }
+    return numbered, {dimension: sizes[dimension] for dimension in dimensions}
+
+
+def _from_config(config: Any, names: str) -> int:
+    """The first of the (dotted) names ``a | b`` that a config has."""
+    for name in names.split(" | "):
+        try:
+            return int(attrgetter(name)(config))
+        except AttributeError:
+            continue
+    raise ValueError(f"the model's config has no {names.replace(' | ', ' or ')}")
 
 
 def _checked_shape(name: str, label: Label, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -188,15 +248,27 @@ def _bind_numbers(
         for path, module in modules.items():
             if match := regex.fullmatch(prefix + path):
                 for attribute, text in attributes.items():
-                    assert hasattr(module, attribute), f"family '{family.name}': {path} has no '{attribute}'"
-                    numbers[path, attribute] = tuple(f.replace("[l]", f"[{match['l']}]") for f in text.split())
+                    name = attribute.lstrip("?")
+                    if attribute == name or hasattr(module, name):
+                        assert hasattr(module, name), f"family '{family.name}': {path} has no '{name}'"
+                        numbers[path, name] = tuple(f.replace("[l]", f"[{match['l']}]") for f in text.split())
     if not numbers:
         raise ValueError(f"family '{family.name}': found no module named {' or '.join(family.numbers)}")
     return numbers
 
 
-def _bind_products(family: Family, labels: Mapping[str, Label]) -> tuple[tuple[str, ...], ...]:
+def _bind_products(family: Family, labels: Mapping[str, Label]) -> tuple[Product, ...]:
     """The products of every layer: those whose dimensions stand together on an axis of some parameter."""
-    axes = dict.fromkeys(axis for label in labels.values() for axis in label)
-    wanted = {tuple(text.split()) for text in family.products}
-    return tuple(axis for axis in axes if tuple(re.sub(r"\d+", "l", factor) for factor in axis) in wanted)
+    axes = {axis: axis for label in labels.values() for axis in label}
+    by_pattern: dict[Axis, list[Axis]] = {}
+    for axis in axes:
+        pattern = tuple(FIXED if f.isdigit() else re.sub(r"\[\d+\]", "[l]", f) for f in axis)
+        by_pattern.setdefault(pattern, []).append(axis)
+    products: list[Product] = []
+    for text in family.products:
+        dimensions, _, places = text.partition("@")
+        first, second = places.split() or ("tokens", "tokens")
+        for axis in by_pattern.get(tuple(dimensions.split()), []):
+            layer = next((match[0] for factor in axis if (match := re.search(r"\[\d+\]", factor))), "")
+            products.append((axis, (first.replace("[l]", layer), second.replace("[l]", layer))))
+    return tuple(products)

@@ -12,12 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raffm_mpi.elastic.cost import cost, count_parameters, peak_training_bytes
 from raffm_mpi.elastic.families import FAMILIES, layout_of
-from raffm_mpi.elastic.labels import FULL
+from raffm_mpi.elastic.labels import FULL, base
 from raffm_mpi.elastic.salience import order, salience
 from raffm_mpi.elastic.submodel import Shell, extract
 from raffm_mpi.elastic.table import bind
 
-NUM_TOKENS = 9
+NUM_TOKENS, NUM_TARGETS = 9, 5
 
 
 def relative_gap(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -54,7 +54,9 @@ def test_ordering_by_salience_keeps_the_output_and_sorts_the_salience(case):
         assert (scores.diff(dim=-1) <= 1e-9).all(), dimension
 
 
-def test_keys_are_ordered_within_each_head(case):
+@pytest.mark.parametrize("name", ["vit", "bert", "distilbert"])
+def test_keys_are_ordered_within_each_head(build, name):
+    case = build(name)
     scores = salience(case.tensors, case.layout, ["key[0]"])["key[0]"]
     heads, width = case.layout.sizes["head[0]"], case.layout.sizes["key[0]"]
     names = [
@@ -68,7 +70,8 @@ def test_keys_are_ordered_within_each_head(case):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_slice_equals_the_zero_masked_model(case, seed):
     """On heads, head width and FFN, which no norm crosses: what a slice leaves out, a mask puts to zero."""
-    selection = case.random_widths(np.random.default_rng(seed), ("heads", "head_width", "ffn"))
+    uncrossed = tuple(setting for setting in case.layout.family.elastic if setting != "residual")
+    selection = case.random_widths(np.random.default_rng(seed), uncrossed)
     masked = {name: torch.zeros_like(tensor) for name, tensor in case.tensors.items()}
     case.layout.put(masked, selection, case.layout.take(case.tensors, selection))
     expected = case.output(Shell(case.model).fill(case.layout, masked))
@@ -81,7 +84,7 @@ def test_a_slice_of_any_indices_equals_the_zero_masked_model(case):
     selection = {
         dimension: torch.from_numpy(generator.permutation(size)[: size // 2 + 1])
         for dimension, size in case.layout.sizes.items()
-        if dimension.startswith(("ffn", "head"))
+        if base(dimension).endswith(("ffn", "head", "group"))
     }
     masked = {name: torch.zeros_like(tensor) for name, tensor in case.tensors.items()}
     case.layout.put(masked, selection, case.layout.take(case.tensors, selection))
@@ -100,13 +103,18 @@ def test_counted_parameters_equal_numel(case, seed):
 def test_counted_flops_equal_torchs_counter(case, seed):
     selection = FULL if seed == 0 else case.random_widths(np.random.default_rng(seed))
     model = extract(case.model, case.layout, selection)
-    counted = cost(case.layout, selection, num_tokens=NUM_TOKENS)
+    num_targets = NUM_TARGETS if "decoder_input_ids" in case.inputs else None
+    counted = cost(case.layout, selection, num_tokens=NUM_TOKENS, num_targets=num_targets)
     with FlopCounterMode(display=False) as forward:
-        output = model(**case.inputs)[0]
+        output = case.said(model(**{name: tensor[:1] for name, tensor in case.inputs.items()}))
     with FlopCounterMode(display=False) as backward:
         output.sum().backward()
-    assert 2 * counted.forward_flops == forward.get_total_flops()  # the batch has two examples
-    assert 2 * counted.training_flops == forward.get_total_flops() + backward.get_total_flops()
+    # In some releases rotary angles are a (tiny) matrix product, which no width changes.
+    by_module = forward.get_flop_counts().items()
+    angles = sum(sum(counts.values()) for module, counts in by_module if module.endswith("rotary_emb"))
+    passed = forward.get_total_flops() - angles
+    assert counted.forward_flops == passed
+    assert counted.training_flops == passed + backward.get_total_flops()
 
 
 def test_counted_activations_are_near_those_that_autograd_keeps(case):
@@ -123,27 +131,34 @@ def test_counted_activations_are_near_those_that_autograd_keeps(case):
     parameters = list(case.model.parameters())
     inputs = {name: tensor.repeat(16, *[1] * (tensor.ndim - 1)) for name, tensor in case.inputs.items()}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = case.model(**inputs)[0]
+        output = case.said(case.model(**inputs))
     measured = sum(kept.values()) - sum(tensor.nbytes for tensor in inputs.values())
     assert output.requires_grad
     states = 4 * 4 * count_parameters(case.layout)  # parameters, gradients and AdamW's two moments
-    counted = peak_training_bytes(case.layout, batch_size=32, num_tokens=NUM_TOKENS) - states
+    num_targets = NUM_TARGETS if "decoder_input_ids" in case.inputs else None
+    counted = peak_training_bytes(case.layout, batch_size=32, num_tokens=NUM_TOKENS, num_targets=num_targets) - states
     assert 0.75 <= counted / measured <= 1.25
 
 
 def test_an_extracted_model_shares_nothing_with_the_full_one(case):
     before = {name: tensor.clone() for name, tensor in case.tensors.items()}
-    submodel = extract(case.model, case.layout, {"ffn[0]": 8})
+    submodel = extract(case.model, case.layout, case.some_widths())
     for parameter in submodel.parameters():
         parameter.data.add_(1.0)
     assert all(torch.equal(case.tensors[name], tensor) for name, tensor in before.items())
 
 
 def test_a_sub_model_trains(case):
-    submodel = extract(case.model, case.layout, case.random_widths(np.random.default_rng(0)))
-    loss = submodel(**case.inputs, labels=torch.tensor([0, 1])).loss
-    loss.backward()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in submodel.parameters())
+    """Every parameter that has a gradient in the full model has one in a sub-model."""
+    trained = {}
+    for selection in (FULL, case.random_widths(np.random.default_rng(0))):
+        submodel = extract(case.model, case.layout, selection)
+        case.said(submodel(**case.inputs)).square().mean().backward()
+        gradients = {name: parameter.grad for name, parameter in submodel.named_parameters()}
+        trained[selection is FULL] = {name for name, gradient in gradients.items() if gradient is not None}
+        assert all(gradients[name].isfinite().all() for name in trained[selection is FULL])
+    assert trained[True] == trained[False]
+    assert len(trained[True]) >= len(case.tensors) - 2  # a mask token or a pooler's norm has no part in the output
 
 
 def test_a_shell_is_filled_again_and_again(case):
@@ -156,7 +171,7 @@ def test_a_shell_is_filled_again_and_again(case):
 
 
 def test_modules_state_the_shapes_of_a_slice(case):
-    submodel = extract(case.model, case.layout, {"residual": 16, "ffn[0]": 8})
+    submodel = extract(case.model, case.layout, case.some_widths())
     for name, module in submodel.named_modules():
         if isinstance(module, torch.nn.Linear):
             assert (module.out_features, module.in_features) == tuple(module.weight.shape), name
@@ -164,42 +179,62 @@ def test_modules_state_the_shapes_of_a_slice(case):
             assert module.normalized_shape == tuple(module.weight.shape), name
 
 
-def test_a_table_that_does_not_fit_names_what_it_looked_for_and_found(case):
-    other = next(family for name, family in FAMILIES.items() if name != case.family)
+def test_a_table_that_does_not_fit_names_what_it_looked_for_and_found(main_case):
+    other = FAMILIES["bert" if main_case.family != "bert" else "vit"]
     with pytest.raises(ValueError, match="does not fit") as error:
-        bind(other, case.model)
+        bind(other, main_case.model)
     looked_for = next(row for row in other.rows if not row.startswith("?")).split(" | ")[0]
-    found = next(iter(case.layout.labels))
+    found = next(iter(main_case.layout.labels))
     assert looked_for in str(error.value)
     assert found in str(error.value)
 
 
-def test_a_missing_row_is_named(case):
+def names_of(row, names):
+    """The parameters among some names that a row stands for."""
+    patterns = [re.escape(pattern).replace(re.escape("[l]"), r"\d+") for pattern in row.lstrip("?").split(" | ")]
+    return [name for name in names if any(re.fullmatch(pattern + r"(\.weight)?", name) for pattern in patterns)]
+
+
+def ffn_row(case):
+    """The row of the first matrix of layer 0 whose outputs are the FFN's."""
+    name = next(
+        name
+        for name, label in case.layout.labels.items()
+        if len(label) == 2 and any(base(factor).endswith("ffn") for factor in label[0])
+    )
+    return next(row for row in case.layout.family.rows if names_of(row, [name]))
+
+
+@pytest.mark.parametrize("name", ["vit", "bert", "llama", "clip"])
+def test_a_missing_row_is_named(build, name):
+    case = build(name)
     rows = dict(case.layout.family.rows)
-    removed = next(row for row in rows if "fc1" in row or "intermediate" in row)
+    removed = ffn_row(case)
     del rows[removed]
     with pytest.raises(ValueError, match="no row for") as error:
         bind(replace(case.layout.family, rows=rows), case.model)
-    assert removed.split(" | ")[-1].split(".")[-2] in str(error.value) or "fc1" in str(error.value)
+    assert any(pattern in str(error.value) for pattern in removed.lstrip("?").split(" | "))
 
 
-def test_a_label_that_contradicts_a_shape_is_refused(case):
-    rows = dict(case.layout.family.rows)
-    row = next(row for row in rows if row.endswith(("fc2", "layer.[l].output.dense")))
-    rows[row] = "residual residual"
+@pytest.mark.parametrize("name", ["vit", "bert", "llama", "clip"])
+def test_a_label_that_contradicts_a_shape_is_refused(build, name):
+    case = build(name)
+    row = ffn_row(case)
+    residual = case.layout.family.rows[row].split()[1]
     with pytest.raises(ValueError, match="has length"):
-        bind(replace(case.layout.family, rows=rows), case.model)
+        bind(replace(case.layout.family, rows={**case.layout.family.rows, row: f"{residual} {residual}"}), case.model)
 
 
-def mutants(family, present):
+DIMENSION = re.compile(r"[a-z_]+(?:\[l\])?")
+
+
+def mutants(family, names):
     """Every row with one dimension of its label exchanged for another of the family's."""
-    dimensions = sorted(
-        {name for label in family.rows.values() for name in re.findall(r"[a-z]+(?:\[l\])?", label.split("@")[0])}
-    )
+    dimensions = sorted({name for label in family.rows.values() for name in DIMENSION.findall(label.split("@")[0])})
     for row, label in family.rows.items():
-        if not any(pattern in present for pattern in row.lstrip("?").split(" | ")):
+        if not names_of(row, names):
             continue
-        for match in re.finditer(r"[a-z]+(?:\[l\])?", label.split("@")[0]):
+        for match in DIMENSION.finditer(label.split("@")[0]):
             for other in dimensions:
                 if other != match[0] and ("[l]" in row or "[l]" not in other):
                     yield row, label[: match.start()] + other + label[match.end() :]
@@ -215,10 +250,10 @@ def survives(case, row, label):
         return False
 
 
-def test_every_mutated_row_is_caught(case):
-    present = {re.sub(r"\b\d+\b", "[l]", name).removesuffix(".weight") for name in case.layout.labels}
-    tried = list(mutants(case.layout.family, present))
-    assert len(tried) > 50
+def test_every_mutated_row_is_caught(main_case):
+    case = main_case
+    tried = list(mutants(case.layout.family, case.layout.labels))
+    assert len(tried) > 30
     assert [mutant for mutant in tried if survives(case, *mutant)] == []
 
 

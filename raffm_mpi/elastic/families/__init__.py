@@ -4,11 +4,32 @@ from typing import Any
 
 from torch import nn
 
-from raffm_mpi.elastic.families.bert import BERT
-from raffm_mpi.elastic.families.vit import VIT
+from raffm_mpi.elastic.families.bert import BERT, ROBERTA
+from raffm_mpi.elastic.families.clip import CLIP
+from raffm_mpi.elastic.families.distilbert import DISTILBERT
+from raffm_mpi.elastic.families.gpt2 import GPT2
+from raffm_mpi.elastic.families.llama import LLAMA
+from raffm_mpi.elastic.families.sam import SAM_VISION
+from raffm_mpi.elastic.families.t5 import T5
+from raffm_mpi.elastic.families.vit import DEIT, DINOV2, VIT
 from raffm_mpi.elastic.table import Family, ModelLayout, bind
 
-FAMILIES: dict[str, Family] = {"bert": BERT, "vit": VIT}
+FAMILIES: dict[str, Family] = {
+    "bert": BERT,
+    "clip": CLIP,
+    "deit": DEIT,
+    "dinov2": DINOV2,
+    "distilbert": DISTILBERT,
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA,
+    "roberta": ROBERTA,
+    "sam_vision_model": SAM_VISION,
+    "t5": T5,
+    "vit": VIT,
+}
 
 
 def family_of(model_type: str) -> Family:

@@ -1,33 +1,41 @@
-"""BERT (Devlin et al., 2019)."""
+"""BERT (Devlin et al., 2019) and RoBERTa (Liu et al., 2019)."""
 
 from raffm_mpi.elastic.table import Family
 
-BERT = Family(
-    name="bert",
-    rows={
-        "bert.embeddings.word_embeddings": ". residual",
-        "bert.embeddings.position_embeddings": ". residual",
-        "bert.embeddings.token_type_embeddings": ". residual",
-        "bert.embeddings.LayerNorm": "residual",
-        "bert.encoder.layer.[l].attention.self.query": "(head[l] key[l]) residual",
-        "bert.encoder.layer.[l].attention.self.key": "(head[l] key[l]) residual",
-        "bert.encoder.layer.[l].attention.self.value": "(head[l] value[l]) residual",
-        "bert.encoder.layer.[l].attention.output.dense": "residual (head[l] value[l])",
-        "bert.encoder.layer.[l].attention.output.LayerNorm": "residual",
-        "bert.encoder.layer.[l].intermediate.dense": "ffn[l] residual",
-        "bert.encoder.layer.[l].output.dense": "residual ffn[l]",
-        "bert.encoder.layer.[l].output.LayerNorm": "residual",
-        "?bert.pooler.dense": "pooled residual @ once",
-        "?classifier": ". pooled @ once",
-    },
-    numbers={
-        "bert.encoder.layer.[l].attention.self": {
-            "num_attention_heads": "head[l]",
-            "attention_head_size": "key[l]",
-            "all_head_size": "head[l] key[l]",
+
+def _family(model: str, heads: dict[str, str]) -> Family:
+    layer = f"{model}.encoder.layer.[l]"
+    return Family(
+        name=model,
+        rows={
+            f"{model}.embeddings.word_embeddings": ". residual",
+            f"{model}.embeddings.position_embeddings": ". residual",
+            f"{model}.embeddings.token_type_embeddings": ". residual",
+            f"{model}.embeddings.LayerNorm": "residual",
+            f"{layer}.attention.self.query": "(head[l] key[l]) residual",
+            f"{layer}.attention.self.key": "(head[l] key[l]) residual",
+            f"{layer}.attention.self.value": "(head[l] value[l]) residual",
+            f"{layer}.attention.output.dense": "residual (head[l] value[l])",
+            f"{layer}.attention.output.LayerNorm": "residual",
+            f"{layer}.intermediate.dense": "ffn[l] residual",
+            f"{layer}.output.dense": "residual ffn[l]",
+            f"{layer}.output.LayerNorm": "residual",
+            f"?{model}.pooler.dense": "pooled residual @ once",
+            "?qa_outputs": ". residual",
+            **heads,
         },
-    },
-    counts={"head": "num_attention_heads"},
-    products=("head[l] key[l]", "head[l] value[l]"),
-    elastic={"ffn": ("ffn",), "heads": ("head",), "head_width": ("key", "value"), "residual": ("residual",)},
-)
+        numbers={
+            f"{layer}.attention.self": {
+                "num_attention_heads": "head[l]",
+                "attention_head_size": "key[l]",
+                "all_head_size": "head[l] key[l]",
+            },
+        },
+        counts={"head": "num_attention_heads"},
+        products=("head[l] key[l]", "head[l] value[l]"),
+        elastic={"ffn": ("ffn",), "heads": ("head",), "head_width": ("key value",), "residual": ("residual",)},
+    )
+
+
+BERT = _family("bert", {"?classifier": ". pooled @ once"})
+ROBERTA = _family("roberta", {"?classifier.dense": "pooled residual @ once", "?classifier.out_proj": ". pooled @ once"})

@@ -1,40 +1,91 @@
-"""ViT (Dosovitskiy et al., 2021)."""
+"""ViT (Dosovitskiy et al., 2021), DeiT (Touvron et al., 2021) and DINOv2 (Oquab et al., 2023)."""
 
-from raffm_mpi.elastic.table import Family
+from raffm_mpi.elastic.table import Family, num_patches
 
-VIT = Family(
-    name="vit",
-    rows={
-        "vit.embeddings.cls_token": ". . residual",
-        "vit.embeddings.position_embeddings": ". . residual",
-        "vit.embeddings.patch_embeddings.projection": "residual . . . @ patches",
-        "vit.layers.[l].layernorm_before | vit.encoder.layer.[l].layernorm_before": "residual",
-        "vit.layers.[l].attention.q_proj | vit.encoder.layer.[l].attention.attention.query": (
-            "(head[l] key[l]) residual"
-        ),
-        "vit.layers.[l].attention.k_proj | vit.encoder.layer.[l].attention.attention.key": "(head[l] key[l]) residual",
-        "vit.layers.[l].attention.v_proj | vit.encoder.layer.[l].attention.attention.value": (
-            "(head[l] value[l]) residual"
-        ),
-        "vit.layers.[l].attention.o_proj | vit.encoder.layer.[l].attention.output.dense": "residual (head[l] value[l])",
-        "vit.layers.[l].layernorm_after | vit.encoder.layer.[l].layernorm_after": "residual",
-        "vit.layers.[l].mlp.fc1 | vit.encoder.layer.[l].intermediate.dense": "ffn[l] residual",
-        "vit.layers.[l].mlp.fc2 | vit.encoder.layer.[l].output.dense": "residual ffn[l]",
-        "vit.layernorm": "residual",
-        "?vit.pooler.dense": "pooled residual @ once",
+_NUMBERS = {
+    "attention": {"?num_attention_heads": "head[l]", "?head_dim": "key[l]"},
+    "attention.attention": {
+        "num_attention_heads": "head[l]",
+        "attention_head_size": "key[l]",
+        "all_head_size": "head[l] key[l]",
+    },
+}
+
+
+def _layers(model: str) -> tuple[str, str]:
+    """Where a model keeps its layers: since transformers 5.23 (but DINOv2), and before."""
+    return f"{model}.layers.[l]", f"{model}.encoder.layer.[l]"
+
+
+def _any(model: str, *names: str) -> str:
+    """The names that a module of a layer has had."""
+    return " | ".join(f"{layer}.{name}" for layer in _layers(model) for name in names)
+
+
+def _rows(model: str, before: str, after: str) -> dict[str, str]:
+    return {
+        f"{model}.embeddings.cls_token": ". . residual",
+        f"{model}.embeddings.position_embeddings": ". . residual",
+        f"{model}.embeddings.patch_embeddings.projection": "residual . . . @ patches",
+        _any(model, before): "residual",
+        _any(model, "attention.q_proj", "attention.attention.query"): "(head[l] key[l]) residual",
+        _any(model, "attention.k_proj", "attention.attention.key"): "(head[l] key[l]) residual",
+        _any(model, "attention.v_proj", "attention.attention.value"): "(head[l] value[l]) residual",
+        _any(model, "attention.o_proj", "attention.output.dense"): "residual (head[l] value[l])",
+        _any(model, after): "residual",
+        f"{model}.layernorm": "residual",
+    }
+
+
+def _mlp(model: str) -> dict[str, str]:
+    return {
+        _any(model, "mlp.fc1", "intermediate.dense"): "ffn[l] residual",
+        _any(model, "mlp.fc2", "output.dense"): "residual ffn[l]",
+        f"?{model}.pooler.dense": "pooled residual @ once",
+    }
+
+
+def _family(model: str, rows: dict[str, str], extra_tokens: int) -> Family:
+    return Family(
+        name=model,
+        rows=rows,
+        numbers={f"{layer}.{module}": sizes for layer in _layers(model) for module, sizes in _NUMBERS.items()},
+        counts={"head": "num_attention_heads"},
+        products=("head[l] key[l]", "head[l] value[l]"),
+        elastic={"ffn": ("ffn",), "heads": ("head",), "head_width": ("key value",), "residual": ("residual",)},
+        lengths=lambda config: {"patches": num_patches(config), "tokens": num_patches(config) + extra_tokens},
+    )
+
+
+VIT = _family(
+    "vit",
+    {**_rows("vit", "layernorm_before", "layernorm_after"), **_mlp("vit"), "?classifier": ". residual @ once"},
+    extra_tokens=1,
+)
+DEIT = _family(
+    "deit",
+    {
+        **_rows("deit", "layernorm_before", "layernorm_after"),
+        **_mlp("deit"),
+        "deit.embeddings.distillation_token": ". . residual",
         "?classifier": ". residual @ once",
+        "?cls_classifier": ". residual @ once",
+        "?distillation_classifier": ". residual @ once",
     },
-    numbers={
-        "vit.layers.[l].attention": {"num_attention_heads": "head[l]", "head_dim": "key[l]"},
-        "vit.encoder.layer.[l].attention.attention": {
-            "num_attention_heads": "head[l]",
-            "attention_head_size": "key[l]",
-            "all_head_size": "head[l] key[l]",
-        },
+    extra_tokens=2,
+)
+DINOV2 = _family(
+    "dinov2",
+    {
+        **_rows("dinov2", "norm1", "norm2"),
+        "?dinov2.embeddings.mask_token": ". residual",
+        _any("dinov2", "layer_scale1.lambda1"): "residual",
+        _any("dinov2", "layer_scale2.lambda1"): "residual",
+        f"?{_any('dinov2', 'mlp.fc1', 'mlp.gate_proj')}": "ffn[l] residual",
+        f"?{_any('dinov2', 'mlp.up_proj')}": "ffn[l] residual",
+        f"?{_any('dinov2', 'mlp.weights_in')}": "(2 ffn[l]) residual",
+        _any("dinov2", "mlp.fc2", "mlp.down_proj", "mlp.weights_out"): "residual ffn[l]",
+        "?classifier": ". (2 residual) @ once",
     },
-    counts={"head": "num_attention_heads"},
-    products=("head[l] key[l]", "head[l] value[l]"),
-    elastic={"ffn": ("ffn",), "heads": ("head",), "head_width": ("key", "value"), "residual": ("residual",)},
-    positions="vit.embeddings.position_embeddings",
-    num_extra_tokens=1,
+    extra_tokens=1,
 )
