@@ -89,21 +89,18 @@ def bind(family: Family, model: nn.Module) -> ModelLayout:
     slots = _slots(model)
     modules = dict(model.named_modules())
     prefix = _base_prefix(family, model)
+    # Every name of a parameter, tied ones included, to the one that named_parameters() gives it.
     canonical = {prefix + f"{path}.{at}".lstrip("."): name for name, places in slots.items() for path, at in places}
     transposed = {prefix + path for path, module in modules.items() if isinstance(module, Conv1D)}
-    labels: dict[str, Label] = {}
-    where: dict[str, str] = {}
-    unmatched = []
-    for patterns, expression in family.rows.items():
-        text, _, place = expression.partition("@")
-        found = list(_match_row(patterns.lstrip("?"), parse(text), place.strip() or "tokens", canonical, transposed))
-        if not found and not patterns.startswith("?"):
-            unmatched.append(patterns)
-        for name, label, at in found:
-            where.setdefault(name, at)
-            if labels.setdefault(canonical[name], label) != label:
-                raise ValueError(f"family '{family.name}': '{name}' is tied to a parameter of another label")
-    _check_complete(family, model, labels, unmatched)
+    labels, where, unmatched = _match(family, canonical, transposed)
+    matmuls = [
+        (name, prefix + f"{path}.weight")
+        for name, places in slots.items()
+        for path, attribute in places
+        if attribute == "weight" and isinstance(modules[path], MATMULS)
+    ]
+    needed = [prefix + name for name in slots] + [slot for _, slot in matmuls]  # a tied weight's matrices, too
+    _check_complete(family, model, [name for name in needed if name not in where], unmatched)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     labels, sizes = _solve(family, model, {name: labels[name] for name in shapes}, shapes)
     return ModelLayout(
@@ -114,12 +111,7 @@ def bind(family: Family, model: nn.Module) -> ModelLayout:
         slots=slots,
         numbers=_bind_numbers(family, modules, prefix),
         places={canonical[name]: place for name, place in reversed(where.items())},
-        matmuls=tuple(
-            (name, where[prefix + f"{path}.{attribute}"])
-            for name, places in slots.items()
-            for path, attribute in places
-            if attribute == "weight" and isinstance(modules[path], MATMULS)
-        ),
+        matmuls=tuple((name, where[slot]) for name, slot in matmuls),
         transposed=frozenset(name for name in labels if prefix + name.removesuffix(".weight") in transposed),
         products=_bind_products(family, labels),
         lengths=family.lengths(model.config),
@@ -135,6 +127,25 @@ def _base_prefix(family: Family, model: nn.Module) -> str:
 
 def _regex(pattern: str) -> re.Pattern[str]:
     return re.compile(re.escape(pattern).replace(re.escape("[l]"), r"(?P<l>\d+)"))
+
+
+def _match(
+    family: Family, names: Mapping[str, str], transposed: set[str]
+) -> tuple[dict[str, Label], dict[str, str], list[str]]:
+    """The label of each parameter, the place of each of its names, and the rows that match nothing but must."""
+    labels: dict[str, Label] = {}
+    where: dict[str, str] = {}
+    unmatched = []
+    for patterns, expression in family.rows.items():
+        text, _, place = expression.partition("@")
+        found = list(_match_row(patterns.lstrip("?"), parse(text), place.strip() or "tokens", names, transposed))
+        if not found and not patterns.startswith("?"):
+            unmatched.append(patterns)
+        for name, label, at in found:
+            where.setdefault(name, at)
+            if labels.setdefault(names[name], label) != label:
+                raise ValueError(f"family '{family.name}': '{name}' is tied to a parameter of another label")
+    return labels, where, unmatched
 
 
 def _match_row(
@@ -156,8 +167,7 @@ def _with_layer(label: Label, layer: str | None) -> Label:
     return tuple(tuple(factor.replace("[l]", f"[{layer}]") for factor in axis) for axis in label)
 
 
-def _check_complete(family: Family, model: nn.Module, labels: Mapping[str, Label], unmatched: list[str]) -> None:
-    unlabelled = [name for name, _ in model.named_parameters() if name not in labels]
+def _check_complete(family: Family, model: nn.Module, unlabelled: list[str], unmatched: list[str]) -> None:
     if not unmatched and not unlabelled:
         return
     found = dict.fromkeys(re.sub(r"\b\d+\b", "[l]", name) for name, _ in model.named_parameters())

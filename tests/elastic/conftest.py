@@ -181,10 +181,17 @@ BUILDERS: dict[str, Builder] = {
     "mistral": ("MistralForCausalLM", lambda: _config("Mistral", **GROUPED), _tokens),
     "qwen2": ("Qwen2ForCausalLM", lambda: _config("Qwen2", **GROUPED | {"hidden_size": 24, "head_dim": 6}), _tokens),
     "qwen3": ("Qwen3ForCausalLM", lambda: _config("Qwen3", **GROUPED), _tokens),
+    "opt": ("OPTForCausalLM", lambda: _config("OPT", **_opt()), _tokens),
+    "opt-classification": ("OPTForSequenceClassification", lambda: _config("OPT", **_opt()), _tokens),
+    "opt-qa": ("OPTForQuestionAnswering", lambda: _config("OPT", num_labels=2, **_opt()), _tokens),
     "gpt2": ("GPT2LMHeadModel", lambda: _config("GPT2", **_gpt2()), _tokens),
     "gpt2-classification": ("GPT2ForSequenceClassification", lambda: _config("GPT2", **_gpt2()), _tokens),
     "gpt2-qa": ("GPT2ForQuestionAnswering", lambda: _config("GPT2", num_labels=2, **_gpt2()), _tokens),
 }
+
+
+def _opt() -> dict[str, int]:
+    return {**SIZES, **TEXT, "ffn_dim": 40, "word_embed_proj_dim": 24, "bos_token_id": 58, "eos_token_id": 59}
 
 
 def _gpt2() -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,12 @@ def relative_gap(found: torch.Tensor, expected: torch.Tensor) -> float:
 def random_permutation(layout, generator):
     """Every dimension in a random order of its own."""
     return {dimension: torch.from_numpy(generator.permutation(size)) for dimension, size in layout.sizes.items()}
+
+
+def test_the_worked_example_of_the_docs_is_the_family_as_it_stands():
+    root = Path(__file__).parents[2]
+    blocks = re.findall(r"```python\n(.*?)```", (root / "docs" / "families.md").read_text(), re.DOTALL)
+    assert (root / "raffm_mpi" / "elastic" / "families" / "opt.py").read_text() in blocks
 
 
 def test_every_family_is_tested(covered_families):
@@ -260,3 +267,20 @@ def test_every_mutated_row_is_caught(main_case):
 def test_a_bare_base_model_fits_the_same_table(case):
     layout = layout_of(case.model.base_model)
     assert layout.sizes.items() <= case.layout.sizes.items()
+
+
+def test_ordering_llama_by_salience_keeps_what_the_official_rule_changes(build):
+    """The official code sorts the rows of Q and K in each head, by their own norms; rotary pairs then break."""
+    case = build("llama")
+    ours = extract(case.model, case.layout, order(case.tensors, case.layout, list(case.layout.sizes)))
+    assert relative_gap(case.output(ours), case.output(case.model)) <= 1e-5
+    official = extract(case.model, case.layout, FULL)
+    for layer in official.model.layers:
+        width = layer.self_attn.head_dim
+        query, key = (p.weight.data.unflatten(0, (-1, width)) for p in (layer.self_attn.q_proj, layer.self_attn.k_proj))
+        groups = len(query) // len(key)
+        norms = query.unflatten(0, (-1, groups)).abs().mean(dim=(1, 3)) + key.abs().mean(dim=2)  # alike for Q and K
+        by_norm = norms.argsort(dim=1, descending=True)[:, :, None].expand(key.shape)
+        key.copy_(key.gather(1, by_norm))
+        query.copy_(query.gather(1, by_norm.repeat_interleave(groups, dim=0)))
+    assert relative_gap(case.output(official), case.output(case.model)) > 0.02

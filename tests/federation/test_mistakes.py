@@ -14,7 +14,7 @@ MISTAKES = {
     "missing column": (["data.columns.label=mood"], "data.columns.label: column 'mood' is not in the data set"),
     "model family without a table": (
         ["model={family: mamba}"],
-        "model family 'mamba' has no table; known: bert, vit",
+        "model family 'mamba' has no table; known: bert, clip, ",
     ),
     "unknown model key": (["model.config.hiden_size=3"], "model.config.hiden_size: unknown key of family 'bert'"),
     "space wider than the model": (

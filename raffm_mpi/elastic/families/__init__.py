@@ -9,6 +9,7 @@ from raffm_mpi.elastic.families.clip import CLIP
 from raffm_mpi.elastic.families.distilbert import DISTILBERT
 from raffm_mpi.elastic.families.gpt2 import GPT2
 from raffm_mpi.elastic.families.llama import LLAMA
+from raffm_mpi.elastic.families.opt import OPT
 from raffm_mpi.elastic.families.sam import SAM_VISION
 from raffm_mpi.elastic.families.t5 import T5
 from raffm_mpi.elastic.families.vit import DEIT, DINOV2, VIT
@@ -23,6 +24,7 @@ FAMILIES: dict[str, Family] = {
     "gpt2": GPT2,
     "llama": LLAMA,
     "mistral": LLAMA,
+    "opt": OPT,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
     "roberta": ROBERTA,
