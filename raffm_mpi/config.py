@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
+Task = Literal[
+    "image_classification", "text_classification", "regression", "question_answering", "seq2seq", "causal_lm"
+]
 
 
 class Group(BaseModel):
@@ -36,12 +39,16 @@ class ModelSettings(Group):
 
 
 class ColumnSettings(Group):
-    """Column names of the data set; what is left out is inferred."""
+    """Column names of the data set; what is left out is inferred, but for ``target``, which makes the task seq2seq."""
 
     image: str | None = None
     text: str | None = None
     text_pair: str | None = None
     label: str | None = None
+    question: str | None = None
+    context: str | None = None
+    answers: str | None = None
+    target: str | None = None
 
 
 class PartitionSettings(Group):
@@ -63,18 +70,33 @@ class PartitionSettings(Group):
 
 
 class DataSettings(Group):
-    """Which data set, and how it is split and dealt to clients."""
+    """Which data set, how it is split and dealt to clients, and how long its texts may be (in tokens).
+
+    ``task`` is inferred from the columns when it is left out. ``subset`` is a configuration of the data set
+    (GLUE's "mrpc") or a sub-folder. ``doc_stride`` is what successive windows of one context share (question
+    answering); left out, a quarter of ``max_length``. ``max_target_length`` is of seq2seq.
+    """
 
     path: str = "digits"
+    subset: str | None = None
+    task: Task | None = None
     columns: ColumnSettings = ColumnSettings()
     train_split: str = "train"
     validation_split: str | None = None
     test_split: str | None = None
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     max_length: PositiveInt = 128
+    max_target_length: PositiveInt = 64
+    doc_stride: PositiveInt | None = None
     tokenizer: str | None = None
     cache: str = "~/.cache/raffm_mpi"
     partition: PartitionSettings = PartitionSettings()
+
+    @model_validator(mode="after")
+    def _windows_move_on(self) -> DataSettings:
+        if self.doc_stride is not None and self.doc_stride >= self.max_length:
+            raise ValueError(f"doc_stride {self.doc_stride} must be smaller than max_length {self.max_length}")
+        return self
 
 
 class FederationSettings(Group):
@@ -163,12 +185,13 @@ class ComputeSettings(Group):
 
 
 class EvaluationSettings(Group):
-    """When, where and of what the accuracy is taken."""
+    """When and where models are evaluated, and which."""
 
     every: PositiveInt = 1
     placement: Literal["auto", "server", "groups"] = "auto"
     batch_size: PositiveInt = 256
     submodels: Literal["never", "last", "always"] = "last"
+    personal: bool = True  # each client's score on its share of the test split, after the last round
 
 
 class LogSettings(Group):

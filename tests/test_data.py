@@ -90,7 +90,7 @@ def prepared(settings: DataSettings, inputs: ImageInput | TextInput, seed: int =
 
 def test_digits_are_embedded(tmp_path: Path) -> None:
     info = inspect(settings_for("digits", tmp_path))
-    assert info.task == "image" and info.label_names == tuple("0123456789") and info.num_classes == 10
+    assert info.task == "image_classification" and info.label_names == tuple("0123456789") and info.num_classes == 10
     assert [(split.role, split.num_examples) for split in info.splits] == [("train", 1437), ("test", 360)]
 
 
@@ -162,7 +162,7 @@ def test_an_image_column_is_preferred_to_text_unless_text_is_named(tmp_path: Pat
     columns = {"pixels": [b"not decoded"], "caption": ["a"], "label": [0]}
     folder = write(tmp_path / "set", "train", columns, pixels=datasets.Image())
     assert inspect(settings_for(folder, tmp_path)).columns.image == "pixels"
-    assert inspect(settings_for(folder, tmp_path, columns={"text": "caption"})).task == "text"
+    assert inspect(settings_for(folder, tmp_path, columns={"text": "caption"})).task == "text_classification"
 
 
 def test_the_group_column_is_neither_text_nor_label(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_test_split_with_withheld_labels_is_left_out(hidden: int | None, tmp_p
     examples = datasets.Dataset.from_parquet(str(folder / "test.parquet"), cache_dir=str(tmp_path / "hf2"))
     examples.cast_column("label", names).to_parquet(folder / "test.parquet")
     assert roles(inspect(settings_for(folder, tmp_path))) == {"train": "train"}
-    with pytest.raises(ValueError, match=r"data.test_split: the labels of split 'test' are withheld \(-1 or null\)"):
+    with pytest.raises(ValueError, match=r"data.test_split: the labels of split 'test' are withheld$"):
         inspect(settings_for(folder, tmp_path, test_split="test"))
 
 
@@ -502,17 +502,17 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no label": (
         {"a": ["t"], "b": [0]},
         {},
-        "label: no column is known as the label; name one of a, b",
+        "label: no column is known as the label; name one of a, b; set data.task: causal_lm for texts without one$",
     ),
     "two labels": (
         {"text": ["t"], "target": [0], "category": [0]},
         {},
         "label: columns target, category may all be the label; name one",
     ),
-    "real label": (
-        {"text": ["t"], "label": [0.5]},
+    "real label of an image": (
+        {"a_image": PICTURE, "label": [0.5]},
         {},
-        "label: column 'label' holds float64; allowed are class labels, whole numbers, strings and true/false",
+        "label: column 'label' holds float64; task image_classification allows class labels, whole numbers, strings",
     ),
     "no text": (
         {"a": [1], "label": [0]},
@@ -527,12 +527,12 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "text of numbers": (
         {"a": [1], "label": [0]},
         {"text": "a"},
-        "text: column 'a' holds int64; allowed are strings",
+        "text: column 'a' holds int64; task text_classification allows strings",
     ),
     "list as text": (
         {"a": [["t"]], "label": [0]},
         {"text": "a"},
-        "text: column 'a' holds .*; allowed are strings",
+        "text: column 'a' holds .*; task text_classification allows strings",
     ),
     "two images": (
         {"a_image": PICTURE, "b_image": PICTURE, "label": [0]},
@@ -558,7 +558,9 @@ def test_a_column_mistake_is_one_clear_sentence(case: str, tmp_path: Path) -> No
 
 def test_image_and_text_are_not_both_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "set", "train", {"a": PICTURE, "b": ["t"], "label": [0]}, a=datasets.Image())
-    with pytest.raises(ValueError, match=r"^data.columns: image 'a' and text are both given; a model takes one of"):
+    with pytest.raises(
+        ValueError, match=r"^data.columns.text: column 'b' is named, but image_classification reads only"
+    ):
         inspect(settings_for(folder, tmp_path, columns={"image": "a", "text": "b"}))
 
 
@@ -656,12 +658,14 @@ def test_a_tokenizer_mistake_is_one_clear_sentence(tmp_path: Path) -> None:
         prepared(settings, TextInput(str(tmp_path / "nowhere"), 8))
     assert "\n" not in str(caught.value)
     name = write_tokenizer(tmp_path / "tok", pad_token=None)
-    with pytest.raises(ValueError, match=r"data.tokenizer: '.*tok' has no pad token; name a copy that has one"):
+    with pytest.raises(ValueError, match=r"data.tokenizer: '.*tok' has neither a pad nor an end-of-text token; name"):
         prepared(settings, TextInput(name, 8))
 
 
 def test_inputs_must_fit_the_data(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data.path: '.*' holds text examples, but the model takes image"):
+    with pytest.raises(
+        ValueError, match=r"data.path: '.*' holds text_classification examples, but the model takes images$"
+    ):
         prepared(settings_for(write_texts(tmp_path / "set"), tmp_path), GREY)
     with pytest.raises(ValueError, match="model: images of 4 channels; allowed are 1"):
         ImageInput(4, 8, 8, (0.5,) * 4, (0.5,) * 4)

@@ -13,33 +13,44 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raffm_mpi.config import DataSettings
-from raffm_mpi.data.inputs import ImageInput, ImageWriter, TextInput, TextWriter
+from raffm_mpi.config import DataSettings, Task
+from raffm_mpi.data.formats import Writer
+from raffm_mpi.data.images import ImageInput, ImageWriter
+from raffm_mpi.data.labels import distinct, known_labels, read_column
 from raffm_mpi.data.partitions import draw_from_each
-from raffm_mpi.data.source import DataInfo, distinct, label_ids, load, read_column
-from raffm_mpi.data.splits import HELD_OUT, META
+from raffm_mpi.data.questions import QuestionWriter
+from raffm_mpi.data.source import DataInfo, load
+from raffm_mpi.data.splits import HELD_OUT, META, stored_examples
+from raffm_mpi.data.texts import CausalWriter, Seq2SeqWriter, TextInput, TextWriter, TokenWriter
 from raffm_mpi.seeds import generator
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+TOKEN_WRITERS: dict[Task, type[TokenWriter]] = {
+    "text_classification": TextWriter,
+    "regression": TextWriter,
+    "question_answering": QuestionWriter,
+    "seq2seq": Seq2SeqWriter,
+    "causal_lm": CausalWriter,
+}
 
 
 def prepare(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInput, seed: int) -> Path:
     """Build the memory-mapped examples under ``data.cache`` unless they are there, and return their folder.
 
-    The examples are stored once for all seeds; a held-out validation split is a folder of row numbers inside.
+    The examples are stored once for all seeds; a held-out validation split is a folder of their numbers inside.
     Folders appear whole or not at all, so processes may race.
 
     Raises ValueError naming the split and row of an example that cannot be used, or the setting that is wrong.
     """
-    writer = ImageWriter(inputs) if isinstance(inputs, ImageInput) else TextWriter(inputs)
-    if info.task != writer.task:
-        raise ValueError(f"data.path: '{settings.path}' holds {info.task} examples, but the model takes {writer.task}")
+    writer = _writer(info, settings, inputs)
     described = {
         "format_version": FORMAT_VERSION,
         "path": settings.path,
+        "subset": settings.subset,
         **asdict(info),
         "num_examples": {split.role: split.num_examples for split in info.splits},
         "inputs": asdict(inputs),
@@ -48,7 +59,7 @@ def prepare(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInp
     key = hashlib.sha256(json.dumps([described, writer.identity], sort_keys=True).encode()).hexdigest()
 
     def write_examples(folder: Path) -> None:
-        source = load(settings.path)
+        source = load(settings.path, settings.subset)
         for split in info.splits:
             _write_split(folder, split.role, source[split.name], info, writer, f"data.path: split '{split.name}'")
         (folder / META).write_text(json.dumps(described, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -57,11 +68,21 @@ def prepare(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInp
     fraction = settings.validation_fraction
     if info.has_split("validation") or fraction == 0:
         return root
-    labels = np.load(root / "train_labels.npy")
+    examples = np.unique(stored_examples(root, "train", described["num_examples"]["train"]))
+    classes = np.load(root / "train_labels.npy")[examples] if info.label_names else np.zeros_like(examples)
     return _build_once(
         root / f"held_out-{fraction}-seed-{seed}",
-        lambda folder: np.save(folder / HELD_OUT, _hold_out(labels, fraction, seed)),
+        lambda folder: np.save(folder / HELD_OUT, examples[_hold_out(classes, fraction, seed)]),
     )
+
+
+def _writer(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInput) -> Writer:
+    if isinstance(inputs, TextInput) and info.task in TOKEN_WRITERS:
+        return TOKEN_WRITERS[info.task](inputs, settings)
+    if isinstance(inputs, ImageInput) and info.task not in TOKEN_WRITERS:
+        return ImageWriter(inputs)
+    taken = "images" if isinstance(inputs, ImageInput) else "text"
+    raise ValueError(f"data.path: '{settings.path}' holds {info.task} examples, but the model takes {taken}")
 
 
 def _build_once(folder: Path, build: Callable[[Path], None]) -> Path:
@@ -81,22 +102,12 @@ def _build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _write_split(
-    folder: Path, role: str, examples: Dataset, info: DataInfo, writer: ImageWriter | TextWriter, where: str
-) -> None:
-    np.save(folder / f"{role}_labels.npy", _known_label_ids(examples, info, where))
+def _write_split(folder: Path, role: str, examples: Dataset, info: DataInfo, writer: Writer, where: str) -> None:
+    labels = known_labels(examples, info.task, info.columns, info.label_names, where)
+    np.save(folder / f"{role}_labels.npy", labels)
     if role == "train" and info.columns.group is not None:
         np.save(folder / "train_groups.npy", _group_ids(examples, info.columns.group, where))
     writer.write(folder, role, examples, info.columns, where)
-
-
-def _known_label_ids(examples: Dataset, info: DataInfo, where: str) -> np.ndarray:
-    labels = label_ids(examples, info.columns.label, info.label_names)
-    unknown = np.flatnonzero(labels < 0)
-    if unknown.size:
-        value = read_column(examples, info.columns.label)[int(unknown[0])].as_py()
-        raise ValueError(f"{where}, row {unknown[0]}: label {value!r} is not one of the {info.num_classes} classes")
-    return labels
 
 
 def _group_ids(examples: Dataset, column: str, where: str) -> np.ndarray:
@@ -112,7 +123,7 @@ def _group_ids(examples: Dataset, column: str, where: str) -> np.ndarray:
 
 
 def _hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Ascending rows of a stratified validation split, int64: of each class its share, give or take one.
+    """Ascending positions of a stratified validation split, int64: of each class its share, give or take one.
 
     Shares are rounded down, then those with the largest remainders up, but a class never loses its last example.
     """

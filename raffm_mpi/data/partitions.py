@@ -11,6 +11,8 @@ import numpy as np
 from raffm_mpi.config import PartitionSettings
 from raffm_mpi.seeds import generator
 
+KINDS_OF_CLASSES = ("dirichlet", "shards", "k_shot")
+
 
 @dataclass(frozen=True)
 class Partition:
@@ -40,17 +42,25 @@ def partition(
     seed: int,
     groups: np.ndarray | None = None,
     label_names: Sequence[str] | None = None,
+    examples: np.ndarray | None = None,
 ) -> Partition:
-    """Deal the training examples (``labels``: int64 [N]) to clients, by ``seed`` alone.
+    """Deal the rows of the training split (``labels``: int64 [N]) to clients, by ``seed`` alone.
 
     iid: equal sizes, give or take one. dirichlet: each class is dealt in proportions drawn from Dirichlet(alpha)
     (Yurochkin et al., 2019; Hsu et al., 2019). shards: sorted by label and cut into equal shards, a few for each
     client (McMahan et al., 2017). k_shot: so many examples of every class. by_column: a client for each value of
     ``groups`` (int64 [N]), in order of value. All but k_shot deal every example exactly once.
 
+    ``examples`` (int64 [N], ascending; ``Split.examples``) says of which example a row was made: all rows of one go
+    to one client, and the minimum and equal sizes are of examples. Left out, every row is an example of its own.
+
     Raises ValueError when the examples do not suffice.
     """
     labels = np.asarray(labels)
+    if examples is not None:
+        _, firsts, sizes = np.unique(examples, return_index=True, return_counts=True)
+        of_firsts = None if groups is None else groups[firsts]
+        return _expanded(partition(settings, labels[firsts], num_clients, seed, of_firsts, label_names), sizes)
     if settings.kind == "by_column":
         dealt = _by_column(settings, groups, num_clients)
     elif num_clients is None:
@@ -63,6 +73,14 @@ def partition(
         dealt = _by_owner(owners, num_clients)
     _check_minimum(settings, dealt.sizes)
     return dealt
+
+
+def check_kind(settings: PartitionSettings, task: str, has_classes: bool) -> None:
+    """Raise ValueError if examples are to be dealt by classes that they do not have."""
+    if not has_classes and settings.kind in KINDS_OF_CLASSES:
+        raise ValueError(
+            f"data.partition.kind: '{settings.kind}' needs classes, and {task} has none; allowed are iid and by_column"
+        )
 
 
 def check_enough(settings: PartitionSettings, num_examples: int, num_clients: int) -> None:
@@ -85,6 +103,18 @@ def _check_minimum(settings: PartitionSettings, sizes: np.ndarray) -> None:
             f"data.partition.min_examples: {settings.min_examples}, but kind {settings.kind} gives client {smallest} "
             f"only {sizes[smallest]}; only kind dirichlet moves examples between clients"
         )
+
+
+def _expanded(dealt: Partition, sizes: np.ndarray) -> Partition:
+    """The partition of rows that follows from one of examples, each made into ``sizes[i]`` successive rows.
+
+    >>> _expanded(Partition(np.array([0, 2, 1]), np.array([0, 2, 3])), np.array([2, 1, 3]))
+    Partition(indices=array([0, 1, 3, 4, 5, 2]), offsets=array([0, 5, 6]))
+    """
+    starts = _offsets(sizes)[dealt.indices]
+    ends = _offsets(sizes[dealt.indices])
+    rows = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], sizes[dealt.indices])
+    return Partition(rows, ends[dealt.offsets])
 
 
 def _by_owner(owners: np.ndarray, num_clients: int) -> Partition:

@@ -1,4 +1,4 @@
-"""The data set as it was published: where it is, its columns, its labels and its splits."""
+"""The data set as it was published: where it is, its task, its columns, its classes and its splits."""
 
 from __future__ import annotations
 
@@ -10,29 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raffm_mpi.config import ColumnSettings, DataSettings
+from raffm_mpi.config import DataSettings, Task
+from raffm_mpi.data.columns import Columns, find_columns
+from raffm_mpi.data.labels import CLASSIFICATION, are_withheld, label_names
+from raffm_mpi.data.partitions import check_kind
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict, Features
-    from pyarrow import Array, ChunkedArray
+    from datasets import DatasetDict
 
-LABEL_NAMES = ("label", "labels")
-LABEL_LIKE_NAMES = ("fine_label", "target", "class", "category")
-ID_NAMES = ("id", "idx", "index", "guid", "uid", "uuid")
 VALIDATION_NAMES = ("validation", "validation_matched", "valid", "val", "dev")
-TEXT_TYPES = ("string", "large_string")
-DISCRETE_TYPES = (*TEXT_TYPES, "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns that are read: ``image``, or ``text`` with or without ``text_pair``."""
-
-    label: str
-    image: str | None = None
-    text: str | None = None
-    text_pair: str | None = None
-    group: str | None = None
+TEST_NAMES = ("test", "test_matched", "validation_mismatched")
 
 
 @dataclass(frozen=True)
@@ -47,9 +34,12 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What :func:`inspect` found out: plain and small, so that one rank can send it to the others."""
+    """What :func:`inspect` found out: plain and small, so that one rank can send it to the others.
 
-    task: str
+    ``label_names`` is empty for tasks without classes.
+    """
+
+    task: Task
     columns: Columns
     label_names: tuple[str, ...]
     splits: tuple[SplitInfo, ...]
@@ -65,24 +55,34 @@ class DataInfo:
 def inspect(settings: DataSettings) -> DataInfo:
     """Find the task, columns, classes and splits of ``data.path`` without decoding an example.
 
-    Raises ValueError with one sentence when something is missing, ambiguous or of the wrong type.
+    Of two validation splits, as in MNLI, validation_matched is the validation split; validation_mismatched is the
+    test split where there is no other or its labels are withheld.
+
+    Raises ValueError with one sentence when something is missing, ambiguous, of the wrong type or not of the task.
     """
-    source = load(settings.path)
+    source = load(settings.path, settings.subset)
     if settings.train_split not in source:
         raise _unknown_split("train_split", settings.train_split, source)
     train = source[settings.train_split]
-    columns = _find_columns(train.features, settings.columns, settings.partition.column)
-    names = _label_names(train, columns.label)
+    task, columns = find_columns(train.features, settings)
+    has_classes = task in CLASSIFICATION
+    check_kind(settings.partition, task, has_classes)
+    names = label_names(train, columns.label) if has_classes and columns.label is not None else ()
     splits = tuple(
         SplitInfo(role, name, len(source[name]), source[name]._fingerprint)
-        for role, name in _find_splits(source, settings, columns.label, names).items()
+        for role, name in _find_splits(source, settings, task, columns, names).items()
     )
-    return DataInfo("image" if columns.image else "text", columns, names, splits)
+    return DataInfo(task, columns, names, splits)
 
 
-def load(path: str) -> DatasetDict:
-    """All splits (a ``datasets.DatasetDict``) of "digits", of a local folder or of a data set on the hub."""
+def load(path: str, subset: str | None = None) -> DatasetDict:
+    """All splits (a ``datasets.DatasetDict``) of "digits", of a local folder or of a data set on the hub.
+
+    Raises ValueError with one sentence for what cannot be loaded, with the known subsets where the subset is wrong.
+    """
     if path == "digits":
+        if subset is not None:
+            raise ValueError(f"data.subset: '{subset}' is not in data set 'digits', which has none")
         return _digits()
     folder = Path(path).expanduser()
     looks_local = path.startswith((".", "/", "~")) or path.count(os.sep) > 1 or folder.exists()
@@ -92,36 +92,34 @@ def load(path: str) -> DatasetDict:
         raise ValueError(f"data.path: '{path}' is a file; give the folder that holds it")
     from datasets import load_dataset
 
+    source = str(folder) if looks_local else path
+    folders = sorted(inner.name for inner in folder.iterdir() if inner.is_dir()) if looks_local else []
     try:
-        return load_dataset(str(folder) if looks_local else path)
+        if subset in folders and subset not in _configurations(source):
+            return load_dataset(source, data_dir=subset)
+        return load_dataset(source, subset)
     except Exception as error:  # a dozen unrelated types: the hub, the network, the disk, the file formats
+        _check_subset(path, subset, _configurations(source), folders)
         raise ValueError(f"data.path: '{path}' cannot be loaded: {' '.join(str(error).split())}") from error
 
 
-def read_column(split: Dataset, name: str) -> ChunkedArray:
-    """One column of a split as a ``pyarrow.ChunkedArray``, as stored."""
-    return split.select_columns([name]).with_format("arrow")[:].column(name)
+def _configurations(source: str) -> list[str]:
+    """The configurations of a data set; none where they cannot be found out."""
+    from datasets import get_dataset_config_names
+
+    try:
+        return list(get_dataset_config_names(source))
+    except Exception:  # as many types as load_dataset raises
+        return []
 
 
-def distinct(column: ChunkedArray) -> Array:
-    """The sorted distinct values of an Arrow column, without null, as a ``pyarrow.Array``."""
-    import pyarrow.compute as pc
-
-    values = pc.unique(column).drop_null()
-    return values.take(pc.array_sort_indices(values))
-
-
-def label_ids(split: Dataset, column: str, names: Sequence[str]) -> np.ndarray:
-    """The class of every example, int64 [N]; -1 where the label is null or not one of ``names``."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    from datasets import ClassLabel
-
-    ids = read_column(split, column)
-    if not isinstance(split.features[column], ClassLabel):
-        ids = pc.index_in(ids.cast(pa.string()), value_set=pa.array(names, pa.string()))
-    ids = np.asarray(pc.fill_null(ids, -1), dtype=np.int64)
-    return np.where((ids < 0) | (ids >= len(names)), -1, ids)
+def _check_subset(path: str, subset: str | None, configurations: list[str], folders: list[str]) -> None:
+    """Raise ValueError if the subset is the reason why a data set cannot be loaded."""
+    known = ", ".join([*configurations, *(name for name in folders if name not in configurations)])
+    if subset is None and len(configurations) > 1:
+        raise ValueError(f"data.subset is missing: data set '{path}' has several; known: {known}")
+    if subset is not None and configurations and subset not in (*configurations, *folders):
+        raise ValueError(f"data.subset: '{subset}' is not in data set '{path}'; known: {known}")
 
 
 def _digits() -> DatasetDict:
@@ -142,83 +140,10 @@ def _digits() -> DatasetDict:
     )
 
 
-def _find_columns(features: Features, wanted: ColumnSettings, group: str | None) -> Columns:
-    from datasets import Image
-
-    places = {f"columns.{role}": name for role, name in wanted if name is not None}
-    for place, name in {**places, "partition.column": group}.items():
-        if name is not None and name not in features:
-            raise ValueError(f"data.{place}: column '{name}' is not in the data set; columns: {', '.join(features)}")
-    if wanted.image and (wanted.text or wanted.text_pair):
-        raise ValueError(f"data.columns: image '{wanted.image}' and text are both given; a model takes one of them")
-    label = wanted.label or _find_label(features, group)
-    _check_type(features, "columns.label", label, DISCRETE_TYPES)
-    if group is not None:
-        _check_type(features, "partition.column", group, DISCRETE_TYPES)
-    images = [name for name, feature in features.items() if isinstance(feature, Image)]
-    if wanted.image and wanted.image not in images:
-        raise ValueError(f"data.columns.image: column '{wanted.image}' holds no images but {features[wanted.image]}")
-    if wanted.image or (images and not wanted.text and not wanted.text_pair):
-        return Columns(label, image=wanted.image or _only("image", images, features), group=group)
-    text, pair = _find_text(features, wanted, label, group)
-    return Columns(label, text=text, text_pair=pair, group=group)
-
-
-def _find_label(features: Features, group: str | None) -> str:
-    """The label column: named label, else the only class label, else the only name that says so."""
-    from datasets import ClassLabel
-
-    tiers = (
-        [name for name in features if name.lower() in LABEL_NAMES],
-        [name for name, feature in features.items() if isinstance(feature, ClassLabel)],
-        [name for name in features if name.lower() in LABEL_LIKE_NAMES],
-    )
-    found = next((tier for tier in tiers if tier), [])
-    return _only("label", [name for name in found if name != group] or found, features)
-
-
-def _find_text(features: Features, wanted: ColumnSettings, label: str, group: str | None) -> tuple[str, str | None]:
-    for role, name in (("text", wanted.text), ("text_pair", wanted.text_pair)):
-        if name is not None:
-            _check_type(features, f"columns.{role}", name, TEXT_TYPES)
-    if wanted.text:
-        return wanted.text, wanted.text_pair
-    strings = [name for name, feature in features.items() if getattr(feature, "dtype", None) in TEXT_TYPES]
-    others = {label, group, wanted.text_pair}
-    found = [name for name in strings if name not in others and name.lower() not in ID_NAMES]
-    if len(found) == 2 and wanted.text_pair is None:
-        return found[0], found[1]
-    return _only("text", found, features), wanted.text_pair
-
-
-def _only(role: str, found: Sequence[str], features: Iterable[str]) -> str:
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"data.columns.{role}: columns {', '.join(found)} may all be the {role}; name one")
-    raise ValueError(f"data.columns.{role}: no column is known as the {role}; name one of {', '.join(features)}")
-
-
-def _check_type(features: Features, place: str, name: str, allowed: Sequence[str]) -> None:
-    """Refuse a column whose values are not of an allowed type (class labels are integers with names)."""
-    found = getattr(features[name], "dtype", type(features[name]).__name__)
-    if found not in allowed:
-        kinds = "strings" if allowed is TEXT_TYPES else "class labels, whole numbers, strings and true/false"
-        raise ValueError(f"data.{place}: column '{name}' holds {found}; allowed are {kinds}")
-
-
-def _label_names(train: Dataset, column: str) -> tuple[str, ...]:
-    import pyarrow as pa
-    from datasets import ClassLabel
-
-    feature = train.features[column]
-    if isinstance(feature, ClassLabel):
-        return tuple(feature.names)
-    return tuple(distinct(read_column(train, column)).cast(pa.string()).to_pylist())
-
-
-def _find_splits(source: DatasetDict, settings: DataSettings, label: str, names: Sequence[str]) -> dict[str, str]:
-    """The name of the split in each role; a test split whose labels are withheld has no role."""
+def _find_splits(
+    source: DatasetDict, settings: DataSettings, task: Task, columns: Columns, names: Sequence[str]
+) -> dict[str, str]:
+    """The name of the split in each role; a split whose labels are withheld is no test split."""
     splits = {"train": settings.train_split}
     for role, name in (("validation", settings.validation_split), ("test", settings.test_split)):
         if name is None:
@@ -229,21 +154,15 @@ def _find_splits(source: DatasetDict, settings: DataSettings, label: str, names:
             other = next(other for other, used in splits.items() if used == name)
             raise ValueError(f"data.{role}_split: split '{name}' is the {other} split already")
         splits[role] = name
-    for role, known in (("validation", VALIDATION_NAMES), ("test", ("test",))):
-        found = [name for name in known if name in source and name not in splits.values()]
-        if role not in splits and found:
-            splits[role] = found[0]
-    if "test" in splits and _are_withheld(source[splits["test"]], label, names):
-        if settings.test_split is not None:
-            raise ValueError(f"data.test_split: the labels of split '{settings.test_split}' are withheld (-1 or null)")
-        del splits["test"]
+    for role, known in (("validation", VALIDATION_NAMES), ("test", TEST_NAMES)):
+        free = [name for name in known if name in source and name not in splits.values()]
+        if role == "test":
+            free = [name for name in free if not are_withheld(source[name], task, columns, names)]
+        if role not in splits and free:
+            splits[role] = free[0]
+    if settings.test_split is not None and are_withheld(source[settings.test_split], task, columns, names):
+        raise ValueError(f"data.test_split: the labels of split '{settings.test_split}' are withheld")
     return splits
-
-
-def _are_withheld(split: Dataset, label: str, names: Sequence[str]) -> bool:
-    """Whether some labels are null, or -1 where that is no class: benchmarks publish their test splits so."""
-    unknown = read_column(split, label).filter(label_ids(split, label, names) < 0)
-    return not {None, -1}.isdisjoint(unknown.unique().to_pylist())
 
 
 def _unknown_split(setting: str, name: str, source: Iterable[str]) -> ValueError:

@@ -4,83 +4,79 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from raffm_mpi.config import Task
+from raffm_mpi.data.formats import Reader, open_array
+from raffm_mpi.data.images import ImageReader
+from raffm_mpi.data.questions import QuestionReader, References
+from raffm_mpi.data.texts import CausalReader, Seq2SeqReader, TextReader
+
 META = "meta.json"
-HELD_OUT = "validation_rows.npy"
+HELD_OUT = "validation_examples.npy"
 
-
-class ImageReader:
-    """Stored images, uint8 [N, C, H, W], normalised when they are read."""
-
-    def __init__(self, pixels: np.ndarray, mean: list[float], std: list[float]) -> None:
-        self._pixels = pixels
-        self._scale = torch.tensor([1 / (255 * s) for s in std]).view(-1, 1, 1)
-        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1)
-
-    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        # Two roundings, never a fused one: a pixel's bits do not depend on its place in the batch.
-        return {"pixel_values": torch.from_numpy(self._pixels[rows]).float().mul_(self._scale).add_(self._shift)}
-
-    def mean_length(self, rows: np.ndarray) -> float:
-        return 0.0
-
-
-class TextReader:
-    """Stored tokens, each stream (input_ids, …) concatenated; padded on the right when they are read."""
-
-    def __init__(self, streams: dict[str, np.ndarray], offsets: np.ndarray, padding: dict[str, int]) -> None:
-        self._streams = streams
-        self._offsets = offsets
-        self._padding = padding
-
-    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        starts = self._offsets[rows]
-        lengths = self._offsets[rows + 1] - starts
-        columns = np.arange(lengths.max(initial=0))
-        is_token = columns < lengths[:, None]
-        places = (starts[:, None] + columns)[is_token]
-        tensors = {"attention_mask": torch.from_numpy(is_token.astype(np.int64))}
-        for name, stream in self._streams.items():
-            padded = np.full(is_token.shape, self._padding[name], dtype=np.int64)
-            padded[is_token] = stream[places]
-            tensors[name] = torch.from_numpy(padded)
-        return tensors
-
-    def mean_length(self, rows: np.ndarray) -> float:
-        return float(np.mean(self._offsets[rows + 1] - self._offsets[rows])) if len(rows) else 0.0
+READERS: dict[Task, type[Reader]] = {
+    "image_classification": ImageReader,
+    "text_classification": TextReader,
+    "regression": TextReader,
+    "question_answering": QuestionReader,
+    "seq2seq": Seq2SeqReader,
+    "causal_lm": CausalReader,
+}
 
 
 class Split:
-    """One split: ``labels`` (int64 [N]), ``mean_length`` (tokens an example, 0.0 for images) and batches by index."""
+    """One split: rows, which are what a batch is made of; a row is an example, or for questions a window of one.
 
-    def __init__(self, labels: np.ndarray, inputs: ImageReader | TextReader, rows: np.ndarray) -> None:
-        self.labels = labels[rows]
-        self.mean_length = inputs.mean_length(rows)
-        self._inputs = inputs
+    ``labels``: classes (int64 [N]), numbers (float64 [N]) or, for tasks without either, zeros (int64 [N]).
+    ``examples``: of which example of the published split each row was made, ascending, int64 [N].
+    ``mean_length``: tokens a row, 0.0 for images. ``mean_target_length``: tokens a target, 0.0 without.
+    """
+
+    def __init__(self, reader: Reader, labels: np.ndarray, examples: np.ndarray, rows: np.ndarray) -> None:
+        self.examples = examples[rows]
+        self.labels = labels[self.examples]
+        self.mean_length = reader.mean_length(rows)
+        self.mean_target_length = reader.mean_target_length(rows)
+        self._reader = reader
         self._rows = rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """The examples at ``indices`` (int64 [B]), as a transformer takes them, with ``labels`` (int64 [B]).
+        """The rows at ``indices`` (int64 [B]), as a transformer takes them; L is the longest of the batch.
 
-        Images: ``pixel_values`` (float32 [B, C, H, W]). Text: ``input_ids``, ``attention_mask`` and, where the
-        tokenizer makes them, ``token_type_ids`` (int64 [B, longest of the batch]).
+        Images: ``pixel_values`` (float32 [B, C, H, W]). Texts and questions: ``input_ids``, ``attention_mask`` and,
+        where the tokenizer makes them, ``token_type_ids`` (int64 [B, L]); seq2seq and causal_lm have no token types.
+
+        Beside them ``labels``: classes (int64 [B]), numbers (float32 [B]), the text itself (causal_lm, int64 [B, L])
+        or the target (seq2seq, int64 [B, longest target]), with -100 on padding. For questions instead
+        ``start_positions`` and ``end_positions`` (int64 [B]), the first and last token of the answer; 0 and 0 where
+        there is none or not all of it in the window.
         """
-        tensors = self._inputs.batch(self._rows[indices])
-        tensors["labels"] = torch.from_numpy(self.labels[indices])
-        return tensors
+        return self._reader.batch(self._rows[indices])
+
+    def spans(self, indices: np.ndarray) -> np.ndarray:
+        """The first character of the context of each token in a batch and the one after its last, int64 [B, L, 2].
+
+        -1 for tokens outside the context. Raises ValueError for tasks other than question_answering.
+        """
+        return self._reader.spans(self._rows[indices])
+
+    @cached_property
+    def references(self) -> References | None:
+        """The contexts and right answers, read when they are first asked for; None but for question_answering."""
+        return self._reader.references(self._rows, self.examples)
 
 
 @dataclass(frozen=True)
 class FederatedData:
-    """What a run reads: the splits, the group of each training example (int64 [N], by_column only), the pad token."""
+    """What a run reads: the splits, the group of each training row (int64 [N], by_column only), the pad token."""
 
     train: Split
     validation: Split | None
@@ -93,30 +89,25 @@ def open_data(folder: Path) -> FederatedData:
     """Open a folder that :func:`prepare` returned; examples stay on the disk until they are read."""
     root = folder if (folder / META).exists() else folder.parent
     meta = json.loads((root / META).read_text(encoding="utf-8"))
-    rows = {role: np.arange(size) for role, size in meta["num_examples"].items()}
+    examples = {role: stored_examples(root, role, size) for role, size in meta["num_examples"].items()}
+    rows = {role: np.arange(len(made_of)) for role, made_of in examples.items()}
     sources = {role: role for role in rows}
     if root != folder:
-        rows["validation"] = np.load(folder / HELD_OUT)
-        rows["train"] = np.delete(rows["train"], rows["validation"])
+        is_held_out = np.isin(examples["train"], np.load(folder / HELD_OUT))
+        rows["train"], rows["validation"] = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
         sources["validation"] = "train"
-    inputs = {role: _open_inputs(root, role, meta) for role in meta["num_examples"]}
+    readers = {role: READERS[meta["task"]](root, role, meta) for role in examples}
     splits = {
-        role: Split(_open(root / f"{source}_labels.npy"), inputs[source], rows[role])
+        role: Split(readers[source], open_array(root / f"{source}_labels.npy"), examples[source], rows[role])
         for role, source in sources.items()
     }
-    groups = _open(root / "train_groups.npy")[rows["train"]] if meta["columns"]["group"] else None
+    by_column = meta["columns"]["group"] is not None
+    groups = open_array(root / "train_groups.npy")[splits["train"].examples] if by_column else None
     pad_token_id = meta["padding"].get("input_ids")
     return FederatedData(splits["train"], splits.get("validation"), splits.get("test"), groups, pad_token_id)
 
 
-def _open_inputs(root: Path, role: str, meta: dict[str, Any]) -> ImageReader | TextReader:
-    if meta["task"] == "image":
-        return ImageReader(_open(root / f"{role}_pixels.npy"), meta["inputs"]["mean"], meta["inputs"]["std"])
-    streams = {name: _open(root / f"{role}_{name}.npy") for name in meta["padding"]}
-    return TextReader(streams, _open(root / f"{role}_offsets.npy"), meta["padding"])
-
-
-def _open(path: Path) -> np.ndarray:
-    """The array of a file, memory-mapped, as a plain array (indexing ``np.memmap`` itself is slower)."""
-    mapped: np.ndarray = np.load(path, mmap_mode="r").view(np.ndarray)
-    return mapped
+def stored_examples(root: Path, role: str, num_examples: int) -> np.ndarray:
+    """Of which example each stored row of a split was made, ascending, int64 [rows]."""
+    path = root / f"{role}_examples.npy"
+    return open_array(path) if path.exists() else np.arange(num_examples)

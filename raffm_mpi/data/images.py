@@ -1,0 +1,107 @@
+"""Images: decoded and resized once, normalised when they are read."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from raffm_mpi.data.columns import Columns
+from raffm_mpi.data.formats import ArrayFile, Reader, Writer, label_tensor, open_array
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+IMAGES_PER_TASK = 32
+IMAGE_MODES = {1: "L", 3: "RGB"}  # by number of channels
+WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # more than 8 bits: PIL clips them without a word
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """Images as a model takes them: pixels, and each channel's mean and deviation (of values in [0, 1])."""
+
+    num_channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.num_channels not in IMAGE_MODES:
+            raise ValueError(f"model: images of {self.num_channels} channels; allowed are 1 (grey) and 3 (RGB)")
+        if not len(self.mean) == len(self.std) == self.num_channels:
+            raise ValueError(
+                f"model: images of {self.num_channels} channels need as many means and deviations, "
+                f"got {self.mean} and {self.std}"
+            )
+
+
+class ImageWriter(Writer):
+    """Writes ``ROLE_pixels.npy``: images decoded, converted and resized, uint8 [N, C, H, W]."""
+
+    def __init__(self, inputs: ImageInput) -> None:
+        self._mode = IMAGE_MODES[inputs.num_channels]
+        self._size = inputs.width, inputs.height
+        self._shape = inputs.height, inputs.width, inputs.num_channels
+        self.identity: list[Any] = []
+        self.padding: dict[str, int] = {}
+
+    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, where: str) -> None:
+        """Decode in as many threads as this process has cores, a few tasks at a time."""
+        from datasets import Image
+
+        column = columns.image
+        stored = examples.select_columns([column]).cast_column(column, Image(decode=False))
+        num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+        def decode(start: int) -> np.ndarray:
+            rows = stored[start : start + IMAGES_PER_TASK][column]
+            return np.stack([self._pixels(raw, f"{where}, row {row}") for row, raw in enumerate(rows, start)])
+
+        height, width, num_channels = self._shape
+        path = folder / f"{role}_pixels.npy"
+        with ArrayFile(path, np.uint8, (num_channels, height, width)) as file, ThreadPoolExecutor(num_threads) as pool:
+            window = num_threads * IMAGES_PER_TASK
+            for start in range(0, len(stored), window):
+                for pixels in pool.map(decode, range(start, min(start + window, len(stored)), IMAGES_PER_TASK)):
+                    file.append(pixels)
+
+    def _pixels(self, raw: dict[str, Any] | None, where: str) -> np.ndarray:
+        """One image, uint8 [C, H, W]."""
+        from datasets import Image
+        from PIL.Image import Resampling
+
+        if raw is None:
+            raise ValueError(f"{where}: the image is missing")
+        try:
+            image = Image().decode_example(raw)
+            if image.mode in WIDE_MODES:
+                raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+            image = image.convert(self._mode)
+            if image.size != self._size:
+                image = image.resize(self._size, Resampling.BILINEAR)
+        except Exception as error:  # PIL's codecs raise many types
+            raise ValueError(f"{where}: the image cannot be decoded: {error}") from error
+        return np.asarray(image).reshape(self._shape).transpose(2, 0, 1)
+
+
+class ImageReader(Reader):
+    """Stored images, uint8 [N, C, H, W], normalised when they are read."""
+
+    def __init__(self, folder: Path, role: str, meta: dict[str, Any]) -> None:
+        mean, std = meta["inputs"]["mean"], meta["inputs"]["std"]
+        self._pixels = open_array(folder / f"{role}_pixels.npy")
+        self._labels = open_array(folder / f"{role}_labels.npy")
+        self._scale = torch.tensor([1 / (255 * s) for s in std]).view(-1, 1, 1)
+        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1)
+
+    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        # Two roundings, never a fused one: a pixel's bits do not depend on its place in the batch.
+        pixels = torch.from_numpy(self._pixels[rows]).float().mul_(self._scale).add_(self._shift)
+        return {"pixel_values": pixels, "labels": label_tensor(self._labels[rows])}

@@ -1,0 +1,198 @@
+"""Texts: tokenised and truncated once, padded when they are read; to be classified, scored, continued or rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from raffm_mpi.config import DataSettings
+from raffm_mpi.data.columns import Columns
+from raffm_mpi.data.formats import Reader, Writer, label_tensor, open_array
+from raffm_mpi.data.ragged import Ragged, RaggedFile
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
+
+TEXTS_PER_CALL = 1024
+IGNORED = -100  # the label that the losses of transformers leave out
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """Text as a model takes it: the tokenizer (hub name or folder) and the most tokens of an example."""
+
+    tokenizer: str
+    max_length: int
+
+
+class TokenWriter(Writer):
+    """Writes tokens: ``padding`` names the streams that are stored, of those that the tokenizer makes."""
+
+    streams: tuple[str, ...] = ("input_ids", "token_type_ids")
+
+    def __init__(self, inputs: TextInput, settings: DataSettings) -> None:
+        self._tokenizer = load_tokenizer(inputs.tokenizer)
+        self._max_length = inputs.max_length
+        self.identity: list[Any] = [self._tokenizer.backend_tokenizer.to_str()]
+        padding = {"input_ids": self._tokenizer.pad_token_id, "token_type_ids": self._tokenizer.pad_token_type_id}
+        made = self._tokenizer.model_input_names
+        self.padding = {name: padding[name] for name in self.streams if name in made}
+
+    def _file(self, folder: Path, prefix: str) -> RaggedFile:
+        return RaggedFile(folder, prefix, dict.fromkeys(self.padding, ()))
+
+    def _tokens(self, texts: Sequence[list[str]]) -> dict[str, list[list[int]]]:
+        """The streams of single texts or of pairs, truncated."""
+        streams: dict[str, list[list[int]]] = self._tokenizer(
+            *texts, truncation=True, max_length=self._max_length, return_attention_mask=False
+        )
+        return streams
+
+
+class TextWriter(TokenWriter):
+    """Writes texts, or pairs of texts, that have a label."""
+
+    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, where: str) -> None:
+        with self._file(folder, role) as file:
+            for start, texts in text_batches(examples, (columns.text, columns.text_pair), where):
+                streams = self._tokens(list(texts.values()))
+                refuse_empty(streams["input_ids"], start, "text", where)
+                file.append(streams)
+
+
+class TextReader(Reader):
+    """Reads texts: ``input_ids``, ``attention_mask``, where stored ``token_type_ids``, and ``labels`` [B]."""
+
+    def __init__(self, folder: Path, role: str, meta: dict[str, Any]) -> None:
+        self._tokens = Ragged(folder, role, meta["padding"])
+        self._labels = open_array(folder / f"{role}_labels.npy")
+
+    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        return {**token_tensors(self._tokens, rows), "labels": label_tensor(self._labels[rows])}
+
+    def mean_length(self, rows: np.ndarray) -> float:
+        return self._tokens.mean_length(rows)
+
+
+class CausalWriter(TokenWriter):
+    """Writes texts to be continued; those of fewer than two tokens have nothing to predict and are left out."""
+
+    streams = ("input_ids",)
+
+    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, where: str) -> None:
+        kept = [np.zeros(0, dtype=np.int64)]
+        with self._file(folder, role) as file:
+            for start, texts in text_batches(examples, (columns.text,), where):
+                tokens = self._tokens(list(texts.values()))["input_ids"]
+                numbers = [number for number, ids in enumerate(tokens) if len(ids) > 1]
+                file.append({"input_ids": [tokens[number] for number in numbers]})
+                kept.append(start + np.array(numbers, dtype=np.int64))
+        rows = np.concatenate(kept)
+        if not len(rows):
+            raise ValueError(f"{where}: no text has two tokens or more, so there is nothing to predict")
+        np.save(folder / f"{role}_examples.npy", rows)
+
+
+class CausalReader(Reader):
+    """Reads texts with themselves as ``labels`` [B, L], -100 on padding; models shift them by one."""
+
+    def __init__(self, folder: Path, role: str, meta: dict[str, Any]) -> None:
+        self._tokens = Ragged(folder, role, meta["padding"])
+
+    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        tensors = token_tensors(self._tokens, rows)
+        return {**tensors, "labels": tensors["input_ids"].masked_fill(tensors["attention_mask"] == 0, IGNORED)}
+
+    def mean_length(self, rows: np.ndarray) -> float:
+        return self._tokens.mean_length(rows)
+
+
+class Seq2SeqWriter(TokenWriter):
+    """Writes source and target texts; the tokenizer decides what ends a target."""
+
+    streams = ("input_ids",)
+
+    def __init__(self, inputs: TextInput, settings: DataSettings) -> None:
+        super().__init__(inputs, settings)
+        self._max_target_length = settings.max_target_length
+        self.identity.append(settings.max_target_length)
+
+    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, where: str) -> None:
+        with self._file(folder, role) as sources, self._file(folder, f"{role}_target") as targets:
+            for start, texts in text_batches(examples, (columns.text, columns.target), where):
+                source_texts, target_texts = texts.values()
+                source = self._tokens([source_texts])
+                target = self._tokenizer(text_target=target_texts, truncation=True, max_length=self._max_target_length)
+                refuse_empty(source["input_ids"], start, "text", where)
+                refuse_empty(target["input_ids"], start, "target", where)
+                sources.append(source)
+                targets.append(target)
+
+
+class Seq2SeqReader(Reader):
+    """Reads sources with targets as ``labels`` [B, longest target], -100 on padding."""
+
+    def __init__(self, folder: Path, role: str, meta: dict[str, Any]) -> None:
+        self._sources = Ragged(folder, role, meta["padding"])
+        self._targets = Ragged(folder, f"{role}_target", {"input_ids": IGNORED})
+
+    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        return {**token_tensors(self._sources, rows), "labels": self._targets.padded(rows)[1]["input_ids"]}
+
+    def mean_length(self, rows: np.ndarray) -> float:
+        return self._sources.mean_length(rows)
+
+    def mean_target_length(self, rows: np.ndarray) -> float:
+        return self._targets.mean_length(rows)
+
+
+def token_tensors(tokens: Ragged, rows: np.ndarray) -> dict[str, torch.Tensor]:
+    """The stored streams and ``attention_mask``, int64 [B, longest of the batch]."""
+    is_token, streams = tokens.padded(rows)
+    return {"attention_mask": is_token.long(), **streams}
+
+
+def text_batches(
+    examples: Dataset, columns: Sequence[str | None], where: str
+) -> Iterator[tuple[int, dict[str, list[Any]]]]:
+    """The number of its first example and the columns, in the given order, of some examples at a time.
+
+    Raises ValueError naming the row of a value that is null.
+    """
+    names = [name for name in columns if name is not None]
+    start = 0
+    for batch in examples.select_columns(names).iter(batch_size=TEXTS_PER_CALL):
+        for name in names:
+            if None in batch[name]:
+                raise ValueError(f"{where}, row {start + batch[name].index(None)}: column '{name}' is null")
+        yield start, {name: batch[name] for name in names}
+        start += len(batch[names[0]])
+
+
+def refuse_empty(tokens: list[list[int]], start: int, what: str, where: str) -> None:
+    """Raise ValueError naming the row of a text without tokens; the first has number ``start``."""
+    if [] in tokens:
+        raise ValueError(f"{where}, row {start + tokens.index([])}: the {what} has no tokens")
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """A fast tokenizer, which pads with its end-of-text token where it has no pad token (GPT-2, Llama)."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False)
+    except Exception as error:  # the hub, the network, the disk, the file formats
+        raise ValueError(f"data.tokenizer: '{name}' cannot be loaded: {' '.join(str(error).split())}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(f"data.tokenizer: '{name}' has no fast tokenizer (tokenizer.json), the only kind allowed")
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError(f"data.tokenizer: '{name}' has neither a pad nor an end-of-text token; name one that has")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
