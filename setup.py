@@ -47,6 +47,7 @@ setup(
         "rich>=13.7",
         "safetensors>=0.4.3",
         "scikit-learn>=1.5",
+        "scipy>=1.11",
         "submitit>=1.5",
         "torch>=2.4",
         "transformers>=5.0,<6",

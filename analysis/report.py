@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
-from raffm_mpi.log import GLOBAL_MODEL, Run, open_run
+from raffm_mpi.log import GLOBAL_MODEL, LOWER_IS_BETTER, Run, open_run
 
 EVALUATED = ("validation", "test")
 MAX_COLUMNS = 60  # of the heat map
@@ -65,14 +65,14 @@ def write_report(run_folder: str | Path) -> list[Path]:
 
 
 def draw(run: Run) -> Figure:
-    """The four panels: accuracy, loss, size against accuracy, and the sizes that clients trained."""
+    """The four panels: score, loss, size against score, and the sizes that clients trained."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.03, hspace=0.03, rect=(0, 0, 1, 0.925))
     figure = Figure(figsize=(12.8, 8.2), layout=layout)
-    (accuracy, loss), (trade_off, sizes) = figure.subplots(2, 2)
+    (score, loss), (trade_off, sizes) = figure.subplots(2, 2)
     title, facts = _headline(run)
     figure.text(0.012, 0.985, title, va="top", fontsize=15, fontweight="bold")
     figure.text(0.012, 0.932, facts, va="bottom", color="#444444")
-    _draw_accuracy(accuracy, run)
+    _draw_score(score, run)
     _draw_loss(loss, run)
     _draw_trade_off(trade_off, run)
     _draw_sizes(sizes, run)
@@ -102,13 +102,14 @@ def _tail(text: str, length: int) -> str:
     return text if len(text) <= length else "…" + text[1 - length :]
 
 
-def _draw_accuracy(axes: Axes, run: Run) -> None:
-    axes.set_title("Accuracy of the global model")
+def _draw_score(axes: Axes, run: Run) -> None:
+    axes.set_title(f"{_words(run.main_metric).capitalize()} of the global model")
     evaluation = run.evaluation[run.evaluation["submodel"] == GLOBAL_MODEL]
-    lines = [_line(axes, split, evaluation[evaluation["split"] == split], "accuracy") for split in EVALUATED]
+    percent = _is_fraction(run)
+    lines = [_line(axes, split, evaluation[evaluation["split"] == split], "score", percent) for split in EVALUATED]
     if any(lines):
         _count_rounds(axes)
-        _count_accuracy(axes)
+        _count_score(axes, run)
         axes.legend(loc="best")
     else:
         _say(axes, "The global model has not been evaluated.")
@@ -130,7 +131,7 @@ def _draw_loss(axes: Axes, run: Run) -> None:
 def _draw_trade_off(axes: Axes, run: Run) -> None:
     """Sub-models cut from the global model, at the last round that evaluated any."""
     axes.set_title("Sub-models cut from the global model")
-    evaluation = run.evaluation.dropna(subset=["accuracy"])
+    evaluation = run.evaluation.dropna(subset=["score"])
     evaluation = evaluation.merge(run.submodels[["submodel", "parameters"]], on="submodel")
     if evaluation.empty:
         _say(axes, "No sub-model has been evaluated.")
@@ -141,11 +142,11 @@ def _draw_trade_off(axes: Axes, run: Run) -> None:
         points = evaluation[(evaluation["round"] == last) & (evaluation["split"] == split)]
         look = {**LINES[split], "linestyle": "", "markersize": 7 if len(points) <= MAX_MARKERS else 3}
         if len(points):
-            axes.plot(points["parameters"], points["accuracy"], **look, label=split)
+            axes.plot(points["parameters"], points["score"], **look, label=split)
     axes.set_xlabel("size of the sub-model (parameters)")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.margins(x=0.06, y=0.12)
-    _count_accuracy(axes)
+    _count_score(axes, run)
     axes.legend(loc="best")
 
 
@@ -184,13 +185,13 @@ def _heat_map(axes: Axes, rounds: pd.Series[int], sizes: pd.Series[int], upwards
     _count_rounds(axes)
 
 
-def _line(axes: Axes, name: str, table: pd.DataFrame, column: str) -> bool:
+def _line(axes: Axes, name: str, table: pd.DataFrame, column: str, percent: bool = False) -> bool:
     """Draw one line against the round, if there is anything to draw."""
     table = table.dropna(subset=[column])
     if table.empty:
         return False
     last = table[column].iloc[-1]
-    value = f"{100 * last:.1f} %" if column == "accuracy" else f"{last:.3g}"
+    value = f"{100 * last:.1f} %" if percent else f"{last:.3g}"
     every = None if len(table) <= MAX_MARKERS else len(table) // 10
     axes.plot(table["round"], table[column], **LINES[name], markevery=every, label=f"{name}, last {value}")
     return True
@@ -204,8 +205,19 @@ def _count_rounds(axes: Axes) -> None:
         axes.set_xlim(low - 0.5, high + 0.5)
 
 
-def _count_accuracy(axes: Axes) -> None:
-    axes.set_ylabel("accuracy (%)")
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _is_fraction(run: Run) -> bool:
+    return run.main_metric not in LOWER_IS_BETTER
+
+
+def _count_score(axes: Axes, run: Run) -> None:
+    if not _is_fraction(run):
+        axes.set_ylabel(_words(run.main_metric))
+        return
+    axes.set_ylabel(f"{_words(run.main_metric)} (%)")
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     low, high = axes.get_ylim()
     if high - low < 0.1:  # no drama where nothing happens

@@ -11,12 +11,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from raffm_mpi.config import DataSettings, ModelSettings
+from raffm_mpi.config import DataSettings, ModelSettings, Task
 from raffm_mpi.data import DataInfo, ImageInput, TextInput
 from raffm_mpi.elastic.families import family_of
 from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.seeds import torch_seed
+
+_HEADS: dict[Task, str] = {
+    "image_classification": "ImageClassification",
+    "text_classification": "SequenceClassification",
+    "regression": "SequenceClassification",
+    "question_answering": "QuestionAnswering",
+    "seq2seq": "Seq2SeqLM",
+    "causal_lm": "CausalLM",
+}
 
 
 def load_config(settings: ModelSettings, info: DataInfo) -> Any:
@@ -26,8 +35,7 @@ def load_config(settings: ModelSettings, info: DataInfo) -> Any:
     """
     from transformers import AutoConfig
 
-    labels = dict(enumerate(info.label_names))
-    classes = {"num_labels": len(labels), "id2label": labels, "label2id": {name: i for i, name in labels.items()}}
+    classes = _classes(info)
     if settings.name is None:
         return _from_scratch(str(settings.family), settings.config, classes)
     try:
@@ -38,7 +46,7 @@ def load_config(settings: ModelSettings, info: DataInfo) -> Any:
     return config
 
 
-def structure(config: Any, task: str) -> nn.Module:
+def structure(config: Any, task: Task) -> nn.Module:
     """The model without any numbers, on torch's meta device: names and shapes alone.
 
     Raises ValueError for a model that has no head for the task.
@@ -48,12 +56,26 @@ def structure(config: Any, task: str) -> nn.Module:
             return cast(nn.Module, _auto_class(task).from_config(config))
     except ValueError as error:
         raise ValueError(
-            f"model: family '{config.model_type}' has no head for {task} data: {str(error).splitlines()[0]}"
+            f"model: family '{config.model_type}' has no head for {task}: {str(error).splitlines()[0]}"
         ) from None
 
 
-def load_model(settings: ModelSettings, config: Any, task: str, seed: int) -> nn.Module:
-    """The model with pretrained weights, or random ones; what is new in it (a head) is initialised from the seed."""
+def load_model(settings: ModelSettings, config: Any, task: Task, seed: int, pad_token_id: int | None) -> nn.Module:
+    """The model with pretrained weights, or random ones; what is new in it (a head) is initialised from the seed.
+
+    A model that knows no padding (Llama, GPT-2) is told the data's ``pad_token_id``.
+    """
+    model = _load(settings, config, task, seed)
+    told: Any = model.config
+    if getattr(told, "pad_token_id", None) is None:
+        told.pad_token_id = pad_token_id
+    if getattr(told, "is_encoder_decoder", False) and getattr(told, "decoder_start_token_id", None) is None:
+        told.decoder_start_token_id = told.pad_token_id
+    told.use_cache = False
+    return model
+
+
+def _load(settings: ModelSettings, config: Any, task: Task, seed: int) -> nn.Module:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -73,7 +95,7 @@ def load_model(settings: ModelSettings, config: Any, task: str, seed: int) -> nn
         )
     except (OSError, ValueError) as error:
         source = settings.name or settings.family
-        raise ValueError(f"model: '{source}' cannot be built for {task} data: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"model: '{source}' cannot be built for {task}: {str(error).splitlines()[0]}") from None
     prefix = f"{model.base_model_prefix}."
     missing = sorted(key for key in loaded["missing_keys"] if key.startswith(prefix) and ".pooler." not in key)
     if missing:
@@ -83,16 +105,18 @@ def load_model(settings: ModelSettings, config: Any, task: str, seed: int) -> nn
     return cast(nn.Module, model)
 
 
-def inputs_of(settings: ModelSettings, data: DataSettings, config: Any, task: str) -> ImageInput | TextInput:
+def inputs_of(settings: ModelSettings, data: DataSettings, config: Any, task: Task) -> ImageInput | TextInput:
     """How examples must be prepared for the model."""
-    if task == "text":
+    if task != "image_classification":
         tokenizer = data.tokenizer or settings.name
         if tokenizer is None:
             raise ValueError("data.tokenizer is missing: a model built by family has no tokenizer of its own")
-        limit = getattr(config, "max_position_embeddings", data.max_length)
+        reserved = family_of(config.model_type).reserved_positions
+        limit = getattr(config, "max_position_embeddings", data.max_length + reserved) - reserved
         if data.max_length > limit:
             raise ValueError(f"data.max_length: {data.max_length} is more than the model's {limit} positions")
         return TextInput(tokenizer, data.max_length)
+    config = getattr(config, "vision_config", config)
     if not hasattr(config, "image_size"):
         raise ValueError(f"model family '{config.model_type}' does not take the images of data.path '{data.path}'")
     size = config.image_size
@@ -116,10 +140,22 @@ def save_model(folder: Path, shell: Shell, layout: ModelLayout, tensors: Mapping
     model.save_pretrained(folder)
 
 
-def _auto_class(task: str) -> Any:
-    from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+def _auto_class(task: Task) -> Any:
+    import transformers
 
-    return {"image": AutoModelForImageClassification, "text": AutoModelForSequenceClassification}[task]
+    return getattr(transformers, f"AutoModelFor{_HEADS[task]}")
+
+
+def _classes(info: DataInfo) -> dict[str, Any]:
+    """What a head's size follows from."""
+    if info.label_names:
+        labels = dict(enumerate(info.label_names))
+        return {"num_labels": len(labels), "id2label": labels, "label2id": {name: i for i, name in labels.items()}}
+    sizes: dict[str, dict[str, Any]] = {
+        "regression": {"num_labels": 1, "problem_type": "regression"},
+        "question_answering": {"num_labels": 2},
+    }
+    return sizes.get(info.task, {})
 
 
 def _from_scratch(family: str, values: Mapping[str, Any], classes: dict[str, Any]) -> Any:
@@ -133,9 +169,11 @@ def _from_scratch(family: str, values: Mapping[str, Any], classes: dict[str, Any
             f"model.config.{unknown[0]}: unknown key of family '{family}'; allowed: {', '.join(sorted(known))}"
         )
     try:
-        return AutoConfig.for_model(family, **values, **classes)
+        config = AutoConfig.for_model(family, **values, **classes)
     except Exception as error:  # transformers validates in many ways
         raise ValueError(f"model.config: family '{family}' refuses it: {' '.join(str(error).split())}") from None
+    config.architectures = config.architectures or []  # else the families that have several for a task are refused
+    return config
 
 
 def _normalisation(name: str | None, num_channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from raffm_mpi.log import open_run
+from raffm_mpi.log import GLOBAL_MODEL, open_run
 
 
 class PlainDisplay:
@@ -19,7 +19,7 @@ class PlainDisplay:
 
     def __init__(self, num_rounds: int) -> None:
         self.num_rounds = num_rounds
-        self.accuracy = ""
+        self.score = ""
 
     def round_done(self, row: Mapping[str, Any]) -> None:
         """Print the round."""
@@ -27,21 +27,21 @@ class PlainDisplay:
         print(
             f"round {row['round'] + 1}/{self.num_rounds}: train loss {row['train_loss']:.4f}, "
             f"{row['num_trained']} clients{dropped}, {row['bytes_down'] / 1e6:.1f} MB down, "
-            f"{row['round_s']:.2f} s{self.accuracy}",
+            f"{row['round_s']:.2f} s{self.score}",
             flush=True,
         )
 
     def evaluated(self, row: Mapping[str, Any], is_full: bool) -> None:
-        """Remember the newest accuracy of the full model for the next line."""
+        """Remember the newest score of the full model for the next line."""
         if is_full:
-            self.accuracy = f"; {row['split']} accuracy {row['accuracy']:.4f} after round {row['round'] + 1}"
+            self.score = f"; {row['split']} {row['metric']} {row['score']:.4f} after round {row['round'] + 1}"
 
     def close(self) -> None:
         """Nothing to take down."""
 
 
 class LiveDisplay:
-    """A progress bar with the newest loss and accuracy."""
+    """A progress bar with the newest loss and score."""
 
     def __init__(self, num_rounds: int) -> None:
         self.progress = Progress(
@@ -53,19 +53,19 @@ class LiveDisplay:
             TextColumn("{task.description}"),
         )
         self.task = self.progress.add_task("", total=num_rounds)
-        self.loss, self.accuracy = "", ""
+        self.loss, self.score = "", ""
         self.progress.start()
 
     def round_done(self, row: Mapping[str, Any]) -> None:
         """Advance the bar."""
         self.loss = f"train loss {row['train_loss']:.4f}"
-        self.progress.update(self.task, advance=1, description=f"{self.loss}  {self.accuracy}")
+        self.progress.update(self.task, advance=1, description=f"{self.loss}  {self.score}")
 
     def evaluated(self, row: Mapping[str, Any], is_full: bool) -> None:
-        """Show the newest accuracy of the full model."""
+        """Show the newest score of the full model."""
         if is_full:
-            self.accuracy = f"{row['split']} accuracy {row['accuracy']:.4f}"
-            self.progress.update(self.task, description=f"{self.loss}  {self.accuracy}")
+            self.score = f"{row['split']} {row['metric']} {row['score']:.4f}"
+            self.progress.update(self.task, description=f"{self.loss}  {self.score}")
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -92,11 +92,14 @@ def print_summary(output: Path) -> None:
     last = run.evaluation[run.evaluation["round"] == run.rounds["round"].max()].merge(run.submodels, on="submodel")
     print(f"\nfinished {len(run.rounds)} rounds in {run.rounds['round_s'].sum():.1f} s")
     for split, rows in last.groupby("split", observed=True):
-        print(f"{split} accuracy, on {rows['num_examples'].iloc[0]} examples:")
+        print(f"{split} {run.main_metric}, on {rows['num_examples'].iloc[0]} examples:")
         full = rows["parameters"].max()
         for row in rows.itertuples():
             share = row.parameters / full
-            print(f"  {row.accuracy:.4f}  with {row.parameters:,} parameters ({share:.0%} of the model)")
+            print(f"  {row.score:.4f}  with {row.parameters:,} parameters ({share:.0%} of the model)")
+    for row in run.personal[run.personal["submodel"] == GLOBAL_MODEL].tail(1).itertuples():
+        print(f"on the test shares of {row.num_clients} clients: mean {row.mean:.4f}, ", end="")
+        print(f"worst tenth {row.worst_tenth:.4f}, best tenth {row.best_tenth:.4f}")
     print(f"log      {output / 'run.h5'}")
     print(f"model    {output / 'model'}")
     print(f"picture  raffm-mpi report {output}")

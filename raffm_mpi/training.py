@@ -1,4 +1,4 @@
-"""Local training and evaluation of any transformers model on one device."""
+"""Local training of any transformers model on one device."""
 
 from __future__ import annotations
 
@@ -110,27 +110,6 @@ def train(
     for parameter in model.parameters():
         parameter.grad = None
     return TrainingResult(len(losses), float(values[0]), float(values[-1]), float(values.mean()), train_s)
-
-
-def evaluate(
-    model: nn.Module, split: Split, device: Device, batch_size: int, batches: Iterator[int] | range | None = None
-) -> np.ndarray:
-    """Loss and hits of a model on the batches of a split, in file order.
-
-    Returns float64 ``[num_batches, 3]``: summed loss, correct predictions, examples; rows outside ``batches`` are zero.
-    """
-    starts = range(0, len(split), batch_size)
-    totals = np.zeros((len(starts), 3))
-    model.eval()
-    with torch.inference_mode():
-        for number in range(len(starts)) if batches is None else batches:
-            rows = np.arange(starts[number], min(starts[number] + batch_size, len(split)))
-            batch = device.move(split.batch(rows))
-            with device.autocast():
-                outputs = model(**batch)
-            hits = (outputs.logits.argmax(-1) == batch["labels"]).sum()
-            totals[number] = float(outputs.loss) * len(rows), int(hits), len(rows)
-    return totals
 
 
 def _optimizer(model: nn.Module, settings: TrainingSettings, rate: float) -> torch.optim.Optimizer:

@@ -14,8 +14,9 @@ PACKAGE = REPOSITORY / "raffm_mpi"
 LAYERS = [
     {"seeds", "config", "log", "data", "__init__"},
     {"elastic"},
-    {"aggregation", "training", "model"},
+    {"aggregation", "training", "model", "metrics", "evaluation"},
     {"methods"},
+    {"api"},
     {"federation"},
     {"progress", "cli", "__main__"},
 ]

@@ -27,11 +27,14 @@ from raffm_mpi.log.schema import ATTRIBUTES, EVENTS, TABLES, Table
 
 DIMENSIONS = ["residual", "head[0]", "ffn[0]"]
 LABELS = ["cat", "dog"]
+EVALUATED = ("evaluation", "metrics", "personal", "client_scores")
 ATTRIBUTES_GIVEN = {
     "versions": {"python": "3.11.7", "torch": "2.13.0"},
     "commit": "0123abc",
     "hosts": ["node1", "node2"],
     "num_ranks": 3,
+    "task": "text_classification",
+    "metrics": ["accuracy", "f1"],
     "command": "raffm-mpi run config.yaml",
 }
 RANKS = [(0, "node1", "cpu", "server"), (1, "node1", "cuda:0", "client group"), (2, "nœud2", "cpu", "client group")]
@@ -75,7 +78,8 @@ def write_rounds(log: RunLog, start: int, stop: int) -> None:
         for name in PER_ROUND[1:]:
             log.append(name, **rows_of(TABLES[name], round_))
         log.commit()
-        log.append("evaluation", **rows_of(TABLES["evaluation"], round_))
+        for name in EVALUATED:
+            log.append(name, **rows_of(TABLES[name], round_))
         log.commit()
 
 
@@ -92,11 +96,11 @@ def expected(name: str, num_rounds: int) -> pd.DataFrame:
 def assert_whole_rounds(run: Run) -> int:
     """Every table shows the rows of the same rounds, and all of them; only the evaluation may lag and events lead."""
     num_rounds = len(run.rounds)
-    for name in (*PER_ROUND, "events", "evaluation"):
+    for name in (*PER_ROUND, "events", *EVALUATED):
         table = getattr(run, name)
         table = table.astype({c.name: str for c in TABLES[name].columns if c.members})
         in_table = num_rounds if name in PER_ROUND else table["round"].nunique()
-        lead = {"evaluation": (-1, 0), "events": (0, 1)}.get(name, (0, 0))
+        lead = {**dict.fromkeys(EVALUATED, (-1, 0)), "events": (0, 1)}.get(name, (0, 0))
         assert num_rounds + lead[0] <= in_table <= num_rounds + lead[1]
         if in_table:
             pd.testing.assert_frame_equal(table, expected(name, in_table), check_dtype=False)

@@ -34,9 +34,10 @@ KINDS = {
 }
 
 
-def write_run(folder: Path, kind: str, name: str = "google/vit-base-patch16-224") -> Path:
+def write_run(folder: Path, kind: str, name: str = "google/vit-base-patch16-224", metric: str = "accuracy") -> Path:
     num_rounds, splits, submodels, status = KINDS[kind].values()
     given = {"versions": {}, "commit": "0123abc", "hosts": ["n1"], "num_ranks": 1, "command": "raffm-mpi run"}
+    given |= {"task": "image_classification", "metrics": [metric, "f1_macro"]}
     log = RunLog.create(
         folder, config=CONFIG.format(name=name), attributes=given, dimensions=[], label_names=[], ranks=[]
     )
@@ -70,8 +71,8 @@ def global_accuracy(round_, split: str):
     return {"validation": 0.9, "test": 0.85}[split] - 0.8 / (1 + round_)
 
 
-def evaluation(round_: int, submodel, split: str, accuracy) -> dict:
-    row = {"round": round_, "submodel": submodel, "split": split, "accuracy": accuracy}
+def evaluation(round_: int, submodel, split: str, score) -> dict:
+    row = {"round": round_, "submodel": submodel, "split": split, "score": score}
     return {**row, "loss": 2.5 / (1 + round_), "num_examples": 100, "seconds": 1.0}
 
 
@@ -117,6 +118,15 @@ def test_lines_are_the_logged_values(tmp_path):
     (validation, _) = panel(figure, "Sub-models cut from the global model after round 19").lines
     np.testing.assert_array_equal(validation.get_xdata(), SIZES)
     np.testing.assert_allclose(validation.get_ydata(), [global_accuracy(19, "validation"), 0.5, 0.6])
+
+
+def test_a_fraction_is_shown_in_per_cent_and_perplexity_as_it_is(tmp_path):
+    fraction = panel(draw_run(write_run(tmp_path / "a", "full")), "Accuracy of the global model")
+    assert fraction.get_ylabel() == "accuracy (%)"
+    assert fraction.lines[0].get_label().endswith(" %")
+    perplexity = panel(draw_run(write_run(tmp_path / "b", "full", metric="perplexity")), "Perplexity of the global")
+    assert perplexity.get_ylabel() == "perplexity"
+    assert "%" not in perplexity.lines[0].get_label()
 
 
 @pytest.mark.parametrize(("kind", "clients_per_round"), [("full", 8), ("long", 8)])

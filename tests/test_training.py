@@ -10,7 +10,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from raffm_mpi.config import ComputeSettings, DataSettings, TrainingSettings
 from raffm_mpi.data import ImageInput, inspect, open_data, prepare
 from raffm_mpi.seeds import generator
-from raffm_mpi.training import Device, evaluate, examples_seen, learning_rate, num_steps, train
+from raffm_mpi.training import Device, examples_seen, learning_rate, num_steps, train
 
 DEVICE = Device(torch.device("cpu"))
 
@@ -123,20 +123,6 @@ def test_the_learning_rate_decays_every_so_many_rounds():
     assert [learning_rate(settings, number) for number in (0, 4, 5, 9, 10)] == pytest.approx(
         [1.0, 1.0, 0.98, 0.98, 0.98**2]
     )
-
-
-def test_shards_of_an_evaluation_add_up_to_the_whole(split):
-    model = make_model()
-    whole = evaluate(model, split, DEVICE, 64)
-    parts = [evaluate(model, split, DEVICE, 64, range(first, len(whole), 3)) for first in range(3)]
-    assert np.array_equal(sum(parts), whole)
-    assert whole[:, 2].sum() == len(split)
-    labels = torch.from_numpy(np.array(split.labels))
-    with torch.no_grad():
-        logits = model(split.batch(np.arange(len(split)))["pixel_values"]).logits
-    assert whole[:, 1].sum() == int((logits.argmax(-1) == labels).sum())
-    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-    assert whole[:, 0].sum() == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypedDict
 
 from raffm_mpi.elastic.labels import FULL, Selection, base
 from raffm_mpi.elastic.table import ModelLayout
@@ -11,6 +12,13 @@ from raffm_mpi.elastic.table import ModelLayout
 FLOAT32_BYTES = 4
 # Float32 values that an optimiser keeps for each parameter.
 OPTIMIZER_STATE = {"adamw": 2, "sgd": 0, "sgd_momentum": 1}
+
+
+class Lengths(TypedDict, total=False):
+    """Mean tokens of a data set's examples; image models know their own."""
+
+    num_tokens: float
+    num_targets: float
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class Family:
     products: tuple[str, ...]
     elastic: Mapping[str, tuple[str, ...]]
     lengths: Callable[[Any], Mapping[str, int]] = lambda config: {}  # places that the config knows, by name
+    reserved_positions: int = 0  # of ``max_position_embeddings``, that no token of a text can have
     kept: Kept = Kept()
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from raffm_mpi.aggregation import ExactSum, flaw
-from raffm_mpi.data import Split
 from raffm_mpi.elastic.labels import Tensors, within
 from raffm_mpi.elastic.packing import allocate
 from raffm_mpi.elastic.submodel import Shell
+from raffm_mpi.evaluation import evaluate
 from raffm_mpi.federation.experiment import Experiment, during
 from raffm_mpi.federation.plan import CLIENT_REPORT, SPLITS, Action, Plan, Round
 from raffm_mpi.federation.transport import Transport
-from raffm_mpi.training import TrainingResult, evaluate, train
+from raffm_mpi.training import TrainingResult, train
 
 
 class ClientGroup:
@@ -52,10 +52,10 @@ class ClientGroup:
         packed = allocate(layout)
         self.transport.broadcast(packed.buffer.numpy())
         model = self.shell.fill(layout, self._to_device(packed.tensors))
-        split: Split = getattr(self.experiment.examples, SPLITS[plan.split])
+        split, task = self.experiment.split(SPLITS[plan.split]), self.experiment.info.task
         batch_size = self.experiment.settings.evaluation.batch_size
         mine = range(self.number, -(-len(split) // batch_size), self.transport.size - 1)
-        self.transport.merge(evaluate(model, split, self.device, batch_size, mine).reshape(-1))
+        self.transport.merge(evaluate(model, split, task, self.device, batch_size, mine).reshape(-1))
 
     def train_round(self, round: Round, envelope: Tensors) -> tuple[ExactSum, np.ndarray]:
         """Train this group's clients on the envelope's tensors: the sum of their updates, and a report of each."""

@@ -6,20 +6,22 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from raffm_mpi import data
 from raffm_mpi.config import Settings
-from raffm_mpi.elastic.cost import Cost, cost
+from raffm_mpi.elastic.cost import Cost, Lengths, cost
 from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.federation.transport import Transport
 from raffm_mpi.methods import Method, check_method, make_method
+from raffm_mpi.metrics import metrics_of
 from raffm_mpi.model import inputs_of, load_config, load_model, structure
 from raffm_mpi.training import Device, examples_seen
 
@@ -38,7 +40,7 @@ class Experiment:
     layout: ModelLayout
     method: Method
     device: Device
-    num_tokens: float  # of one example; image models know it themselves
+    lengths: Lengths
     _costs: dict[tuple[int, ...], Cost] = field(default_factory=dict)
 
     def sizes(self, selection: Selection) -> tuple[int, ...]:
@@ -51,8 +53,27 @@ class Experiment:
         if sizes not in self._costs:
             if len(self._costs) >= _MAX_COSTS:
                 self._costs.clear()
-            self._costs[sizes] = cost(self.layout, selection, num_tokens=self.num_tokens)
+            self._costs[sizes] = cost(self.layout, selection, **self.lengths)
         return self._costs[sizes]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of the task, the main one first."""
+        return metrics_of(self.info.task, self.info.num_classes, self.settings.data.subset)
+
+    def split(self, role: str) -> data.Split:
+        """The split in a role that the data set has: train, validation or test."""
+        found: data.Split | None = getattr(self.examples, role)
+        assert found is not None
+        return found
+
+    @cached_property
+    def owners(self) -> np.ndarray:
+        """The client that each row of the test split belongs to, int64; -1 for nobody's."""
+        train, test = self.split("train"), self.split("test")
+        _, first, example_of_row = np.unique(test.examples, return_index=True, return_inverse=True)
+        owners = data.share(self.partition, train.labels, test.labels[first], self.settings.seed)
+        return owners[example_of_row]
 
     def client_flops(self, client: int, selection: Selection) -> float:
         """FLOPs of one client's local training in one round."""
@@ -131,9 +152,19 @@ def _build(settings: Settings, device: Device, looked: Look, folder: Path) -> Ex
         settings.seed,
         examples.groups,
         info.label_names,
+        examples.train.examples,
     )
-    model = load_model(settings.model, config, info.task, settings.seed)
+    model = load_model(settings.model, config, info.task, settings.seed, examples.pad_token_id)
     layout = layout_of(model)
-    num_tokens = examples.train.mean_length
-    method = make_method(settings.method, layout, settings.seed, num_tokens)
-    return Experiment(settings, info, examples, partition, model, layout, method, device, num_tokens)
+    lengths = _lengths(examples.train)
+    method = make_method(settings.method, layout, settings.seed, partial(cost, layout, **lengths))
+    return Experiment(settings, info, examples, partition, model, layout, method, device, lengths)
+
+
+def _lengths(train: data.Split) -> Lengths:
+    lengths: Lengths = {}
+    if train.mean_length > 0:
+        lengths["num_tokens"] = train.mean_length
+    if train.mean_target_length > 0:
+        lengths["num_targets"] = train.mean_target_length
+    return lengths

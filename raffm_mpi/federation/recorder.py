@@ -11,9 +11,10 @@ import numpy as np
 
 from raffm_mpi.elastic.cost import peak_training_bytes
 from raffm_mpi.elastic.labels import FULL, Selection
+from raffm_mpi.evaluation import score_clients, score_split
 from raffm_mpi.federation.experiment import Experiment
 from raffm_mpi.federation.plan import CLIENT_REPORT, Round
-from raffm_mpi.log import RunLog
+from raffm_mpi.log import LOWER_IS_BETTER, RunLog
 from raffm_mpi.training import learning_rate
 
 
@@ -65,20 +66,50 @@ class Recorder:
         self.log.commit()
         self.display.round_done(row)
 
-    def evaluation(self, number: int, selection: Selection, split: str, totals: np.ndarray, seconds: float) -> None:
-        """Log the evaluation of a sub-model after a round; ``totals`` is what :func:`training.evaluate` returned."""
-        loss, correct, num_examples = totals.sum(axis=0)
+    def evaluation(self, number: int, selection: Selection, role: str, predictions: np.ndarray, seconds: float) -> None:
+        """Log what a sub-model's predictions after a round are worth; they are :func:`evaluation.evaluate`'s."""
+        experiment, split = self.experiment, self.experiment.split(role)
+        main, *_ = experiment.metrics
+        scores = score_split(experiment.info.task, experiment.metrics, predictions, split)
+        key = {"round": number, "submodel": self._submodel(number, selection), "split": role}
         row = {
-            "round": number,
-            "submodel": self._submodel(number, selection),
-            "split": split,
-            "num_examples": int(num_examples),
-            "loss": loss / num_examples,
-            "accuracy": correct / num_examples,
+            **key,
+            "num_examples": len(np.unique(split.examples)),
+            "loss": scores.pop("loss"),
+            "score": scores[main],
             "seconds": seconds,
         }
         self.log.append("evaluation", **row)
-        self.display.evaluated(row, selection == FULL)
+        for name, value in scores.items():
+            self.log.append("metrics", **key, metric=name, value=value)
+        self.display.evaluated({**row, "metric": main}, selection == FULL)
+
+    def client_scores(self, number: int, selection: Selection, predictions: np.ndarray) -> None:
+        """Log what predictions on the test split are worth to each client, on its share of it."""
+        experiment, split = self.experiment, self.experiment.split("test")
+        main, *_ = experiment.metrics
+        scores = score_clients(experiment.info.task, (main,), predictions, split, experiment.owners)
+        values = np.array([score[main] for score in scores.values()])
+        from_worst = np.sort(values)[:: -1 if main in LOWER_IS_BETTER else 1]
+        tenth = -(-len(values) // 10)
+        key = {"round": number, "submodel": self._submodel(number, selection)}
+        self.log.append(
+            "personal",
+            **key,
+            num_clients=len(values),
+            mean=values.mean(),
+            worst_tenth=from_worst[:tenth].mean(),
+            best_tenth=from_worst[-tenth:].mean(),
+        )
+        clients = np.array(list(scores))
+        self.log.append(
+            "client_scores",
+            **{name: np.full(len(clients), value) for name, value in key.items()},
+            client=clients,
+            num_examples=np.bincount(experiment.owners[experiment.owners >= 0])[clients],
+            loss=np.array([score["loss"] for score in scores.values()]),
+            score=values,
+        )
 
     def _client_rows(self, round: Round, reports: np.ndarray) -> dict[str, np.ndarray]:
         plan, experiment = round.plan, self.experiment
@@ -161,7 +192,7 @@ class Recorder:
                     self.experiment.layout,
                     selection,
                     batch_size=training.batch_size,
-                    num_tokens=self.experiment.num_tokens,
+                    **self.experiment.lengths,
                     optimizer="sgd_momentum" if training.momentum else training.optimizer,
                 ),
                 sizes=np.array([sizes]),

@@ -22,6 +22,7 @@ from raffm_mpi.federation.transport import Transport
 from raffm_mpi.log import RunLog
 from raffm_mpi.model import save_model, sha256
 
+NO_CLASSES = ("all",)  # the one column of the partition's label counts, for tasks without classes
 _OWN_FILES = ("run.h5", "config.yaml", "model", "report.png", "report.svg")
 _LIBRARIES = ("torch", "transformers", "datasets", "numpy", "h5py", "mpi4py", "safetensors")
 
@@ -111,9 +112,11 @@ def _create_log(output: Path, experiment: Experiment, transport: Transport, rank
             "hosts": list(dict.fromkeys(host for host, _ in ranks)),
             "num_ranks": transport.size,
             "command": " ".join(sys.argv),
+            "task": experiment.info.task,
+            "metrics": list(experiment.metrics),
         },
         dimensions=list(experiment.layout.sizes),
-        label_names=list(experiment.info.label_names),
+        label_names=list(experiment.info.label_names or NO_CLASSES),
         ranks=[(number, *rank, roles[number]) for number, rank in enumerate(ranks)],
         file_locking=settings.log.file_locking,
     )
@@ -137,9 +140,11 @@ def _shard_evaluation(settings: Settings, ranks: list[list[str]]) -> bool:
 
 
 def _label_counts(experiment: Experiment) -> np.ndarray:
-    """Training examples of each client and class: int64 ``[num_clients, num_classes]``."""
-    partition, labels = experiment.partition, experiment.examples.train.labels
-    num_classes = len(experiment.info.label_names)
+    """Training examples of each client and class: int64 ``[num_clients, num_classes]``, one class if there are none."""
+    partition, labels = experiment.partition, experiment.examples.train.labels.astype(np.int64)
+    num_classes = len(experiment.info.label_names or NO_CLASSES)
+    if not experiment.info.label_names:
+        labels = np.zeros_like(labels)
     client_of = np.repeat(np.arange(partition.num_clients), np.diff(partition.offsets))
     cells = client_of * num_classes + labels[partition.indices]
     return np.bincount(cells, minlength=partition.num_clients * num_classes).reshape(-1, num_classes)

@@ -7,10 +7,10 @@ import time
 import numpy as np
 
 from raffm_mpi.aggregation import ExactSum, apply_official, apply_update
-from raffm_mpi.data import Split
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.packing import Packed, pack
 from raffm_mpi.elastic.submodel import Shell
+from raffm_mpi.evaluation import WIDTHS, evaluate
 from raffm_mpi.federation.client_group import ClientGroup
 from raffm_mpi.federation.experiment import Experiment, during
 from raffm_mpi.federation.plan import CLIENT_REPORT, SPLITS, Action, Plan, Round
@@ -18,7 +18,6 @@ from raffm_mpi.federation.recorder import Clock, Recorder
 from raffm_mpi.federation.schedule import Schedule
 from raffm_mpi.federation.transport import Transport
 from raffm_mpi.seeds import generator
-from raffm_mpi.training import evaluate
 
 
 class Server:
@@ -125,27 +124,29 @@ class Server:
         settings, examples = self.settings.evaluation, self.experiment.examples
         if not final and (number + 1) % settings.every:
             return
-        splits = [split for split in SPLITS if getattr(examples, split) is not None]
+        roles = [role for role in SPLITS if getattr(examples, role) is not None]
         ladder = self.experiment.method.ladder()
         all_rungs = settings.submodels == "always" or (final and settings.submodels == "last")
-        for split in splits if final else splits[:1]:
+        for role in roles if final else roles[:1]:
+            personal = final and settings.personal and role == "test"
             for rung, selection in enumerate(ladder if all_rungs else ladder[:1]):
-                self._evaluate_submodel(number, split, rung, selection)
+                self._evaluate_submodel(number, role, rung, selection, personal)
         self.recorder.log.commit()
 
-    def _evaluate_submodel(self, number: int, split_name: str, rung: int, selection: Selection) -> None:
+    def _evaluate_submodel(self, number: int, role: str, rung: int, selection: Selection, personal: bool) -> None:
         start = time.perf_counter()
-        split: Split = getattr(self.experiment.examples, split_name)
-        batch_size, device = self.settings.evaluation.batch_size, self.experiment.device
+        split, task, device = self.experiment.split(role), self.experiment.info.task, self.experiment.device
         if self.sharded:
-            plan = Plan(Action.EVALUATE, number, split=SPLITS.index(split_name), rung=rung)
+            plan = Plan(Action.EVALUATE, number, split=SPLITS.index(role), rung=rung)
             self._broadcast_envelope(plan, selection)
-            totals = np.zeros((-(-len(split) // batch_size), 3))
-            self.transport.merge(totals.reshape(-1))
+            predictions = np.zeros((len(split), WIDTHS[task]))
+            self.transport.merge(predictions.reshape(-1))
         else:
             tensors = self.layout.take(self.model.tensors, selection)
             model = self.shell.fill(
                 self.layout.restrict(selection), {n: t.contiguous().to(device.device) for n, t in tensors.items()}
             )
-            totals = evaluate(model, split, device, batch_size)
-        self.recorder.evaluation(number, selection, split_name, totals, time.perf_counter() - start)
+            predictions = evaluate(model, split, task, device, self.settings.evaluation.batch_size)
+        self.recorder.evaluation(number, selection, role, predictions, time.perf_counter() - start)
+        if personal:
+            self.recorder.client_scores(number, selection, predictions)

@@ -66,6 +66,11 @@ class Run:
         """running, finished, failed or interrupted; a run that was killed stays running."""
         return str(self.attributes["status"])
 
+    @property
+    def main_metric(self) -> str:
+        """What a score of the evaluation is."""
+        return str(self.attributes["metrics"][0])
+
     @cached_property
     def rounds(self) -> pd.DataFrame:
         """One row a committed round."""
@@ -95,6 +100,21 @@ class Run:
     def evaluation(self) -> pd.DataFrame:
         """One row an evaluation of a model on a split."""
         return self._table("evaluation")
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """One row a metric of an evaluation."""
+        return self._table("metrics")
+
+    @cached_property
+    def personal(self) -> pd.DataFrame:
+        """One row a model whose score was taken on each client's share of the test split."""
+        return self._table("personal")
+
+    @cached_property
+    def client_scores(self) -> pd.DataFrame:
+        """One row a client for each row of personal."""
+        return self._table("client_scores")
 
     @cached_property
     def events(self) -> pd.DataFrame:

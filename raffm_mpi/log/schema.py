@@ -12,6 +12,7 @@ import numpy as np
 FORMAT = "raffm_mpi"
 SCHEMA_VERSION = 1
 GLOBAL_MODEL = 0  # the id of the full model among the sub-models: it always comes first
+LOWER_IS_BETTER = ("perplexity", "mse")  # of the metrics; all others are fractions, or correlations up to 1
 STATUSES = ("running", "finished", "failed", "interrupted")
 
 
@@ -169,8 +170,48 @@ EVALUATION = Table(
         Column("split", "int8", "", "split of the data set", members=("validation", "test", "train")),
         Column("num_examples", "int64", "examples", "examples evaluated"),
         Column("loss", "float64", "1", "mean loss"),
-        Column("accuracy", "float64", "1", "share of right predictions, 0 to 1"),
+        Column("score", "float64", "1", "the main metric: the first of the root attribute metrics"),
         Column("seconds", "float32", "s", "time that it took"),
+    ),
+)
+
+METRICS = Table(
+    "metrics",
+    "one row a metric of an evaluation",
+    "commit",
+    256,
+    (
+        *EVALUATION.columns[:3],
+        Column("metric", "S32", "", "its name; fractions are 0 to 1, perplexity is per token"),
+        Column("value", "float64", "1", "its value"),
+    ),
+)
+
+PERSONAL = Table(
+    "personal",
+    "one row a model whose score was taken on each client's share of the test split",
+    "commit",
+    16,
+    (
+        *EVALUATION.columns[:2],
+        Column("num_clients", "int32", "clients", "clients that have a share"),
+        Column("mean", "float64", "1", "mean of their scores"),
+        Column("worst_tenth", "float64", "1", "mean of the worst 10 % of them"),
+        Column("best_tenth", "float64", "1", "mean of the best 10 % of them"),
+    ),
+)
+
+CLIENT_SCORES = Table(
+    "client_scores",
+    "one row a client for each row of personal",
+    "commit",
+    1024,
+    (
+        *EVALUATION.columns[:2],
+        Column("client", "int32", "1", "simulated client"),
+        Column("num_examples", "int32", "examples", "its share of the test split; windows, for questions"),
+        Column("loss", "float64", "1", "mean loss on its share"),
+        Column("score", "float64", "1", "the main metric on its share"),
     ),
 )
 
@@ -203,7 +244,22 @@ RANKS = Table(
     ),
 )
 
-TABLES = {t.name: t for t in (ROUNDS, CLIENTS, SUBMODELS, GROUPS, PARTITION, EVALUATION, EVENTS, RANKS)}
+TABLES = {
+    table.name: table
+    for table in (
+        ROUNDS,
+        CLIENTS,
+        SUBMODELS,
+        GROUPS,
+        PARTITION,
+        EVALUATION,
+        METRICS,
+        PERSONAL,
+        CLIENT_SCORES,
+        EVENTS,
+        RANKS,
+    )
+}
 
 ATTRIBUTES = {
     "format": f"always {FORMAT}",
@@ -218,6 +274,8 @@ ATTRIBUTES = {
     "num_ranks": "number of MPI ranks",
     "command": "command line",
     "config": "resolved settings, YAML",
+    "task": "what the model learns, such as image_classification",
+    "metrics": "the metrics of its evaluation, the main one first",
     "final_model_sha256": "SHA-256 of the global model when finished, empty before",
 }
 

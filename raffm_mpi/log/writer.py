@@ -18,7 +18,7 @@ from raffm_mpi.log.schema import FORMAT, SCHEMA_VERSION, STATUSES, TABLES, Colum
 # HDF5 1.10 is the oldest that knows single writer, multiple readers: whatever reads 1.10 reads the log.
 LIBVER = ("v110", "v110")
 CHUNK_VALUES = 1 << 18
-GIVEN_BY_CALLER = ("versions", "commit", "hosts", "num_ranks", "command")
+GIVEN_BY_CALLER = ("versions", "commit", "hosts", "num_ranks", "command", "task", "metrics")
 
 
 class RunLog:
@@ -45,8 +45,8 @@ class RunLog:
     ) -> RunLog:
         """Start the log of a run at ``path`` (its folder or ``run.h5`` in it), ready to be followed.
 
-        ``config`` is the resolved YAML. ``attributes`` gives versions (a dict), commit, hosts, num_ranks, command and
-        whatever else. ``dimensions`` and ``label_names`` name the columns of submodels/sizes and
+        ``config`` is the resolved YAML. ``attributes`` gives versions (a dict), commit, hosts, num_ranks, command,
+        task, metrics and whatever else. ``dimensions`` and ``label_names`` name the columns of submodels/sizes and
         partition/label_counts; ``ranks`` are (rank, host, device, role). Raises ValueError where a log is already.
         """
         path = log_file(path)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from raffm_mpi.config import FedAvgSettings, MethodSettings, RaFFMSettings
+from raffm_mpi.elastic.cost import Cost
+from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.methods.base import Method
 from raffm_mpi.methods.fedavg import FedAvg
@@ -18,10 +22,10 @@ def check_method(settings: MethodSettings, layout: ModelLayout) -> None:
         resolve(settings.space, layout)
 
 
-def make_method(settings: MethodSettings, layout: ModelLayout, seed: int, num_tokens: float) -> Method:
+def make_method(settings: MethodSettings, layout: ModelLayout, seed: int, price: Callable[[Selection], Cost]) -> Method:
     """The method that the settings describe, for one model; ValueError if the two contradict each other."""
     match settings:
         case FedAvgSettings():
-            return FedAvg(layout, seed, num_tokens)
+            return FedAvg(layout, seed, price)
         case RaFFMSettings():
-            return RaFFM(layout, seed, num_tokens, settings)
+            return RaFFM(layout, seed, price, settings)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
+from raffm_mpi.elastic.cost import Cost
 from raffm_mpi.elastic.labels import FULL, Selection
 from raffm_mpi.elastic.table import ModelLayout
 
@@ -18,10 +19,10 @@ class Method(ABC):
     (seed, round, client).
     """
 
-    def __init__(self, layout: ModelLayout, seed: int, num_tokens: float) -> None:
+    def __init__(self, layout: ModelLayout, seed: int, price: Callable[[Selection], Cost]) -> None:
         self.layout = layout
         self.seed = seed
-        self.num_tokens = num_tokens
+        self.price = price  # the cost of a sub-model on an example of the data set
 
     def order(self, tensors: Mapping[str, Tensor]) -> Selection:
         """The permutation to apply to the global model before the next round; empty for none."""

@@ -7,11 +7,12 @@ client trains the leading part that fits it (high-performance sub-model extracti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 
 from torch import Tensor
 
 from raffm_mpi.config import RaFFMSettings
-from raffm_mpi.elastic.cost import cost, count_parameters
+from raffm_mpi.elastic.cost import Cost
 from raffm_mpi.elastic.labels import FULL, Selection, base
 from raffm_mpi.elastic.salience import order
 from raffm_mpi.elastic.table import ModelLayout
@@ -23,8 +24,10 @@ from raffm_mpi.seeds import generator
 class RaFFM(Method):
     """Sub-models are prefixes of a model kept in order of salience; widths come from an elastic space."""
 
-    def __init__(self, layout: ModelLayout, seed: int, num_tokens: float, settings: RaFFMSettings) -> None:
-        super().__init__(layout, seed, num_tokens)
+    def __init__(
+        self, layout: ModelLayout, seed: int, price: Callable[[Selection], Cost], settings: RaFFMSettings
+    ) -> None:
+        super().__init__(layout, seed, price)
         self.space = resolve(settings.space, layout)
         self._widths = self._sandwich if settings.widths == "sandwich" else self._by_budget
         self._ordered = {
@@ -32,7 +35,8 @@ class RaFFM(Method):
             "paper": [dimension for dimension in layout.sizes if base(dimension) == "key"],
             "none": [],
         }[settings.salience]
-        self._of_budget = [self.space.within_budget(b, self._price(settings.budget_of)) for b in settings.budgets]
+        priced = attrgetter({"parameters": "parameters", "flops": "forward_flops"}[settings.budget_of])
+        self._of_budget = [self.space.within_budget(b, lambda s: priced(price(s))) for b in settings.budgets]
 
     def order(self, tensors: Mapping[str, Tensor]) -> Selection:
         return order(tensors, self.layout, self._ordered)
@@ -54,8 +58,3 @@ class RaFFM(Method):
         """Each client's largest sub-model within its budget, which it keeps over all rounds."""
         drawn = (generator(self.seed, "budget", client).integers(len(self._of_budget)) for client in cohort)
         return [self._of_budget[number] for number in drawn]
-
-    def _price(self, budget_of: str) -> Callable[[Selection], float]:
-        if budget_of == "parameters":
-            return lambda selection: count_parameters(self.layout, selection)
-        return lambda selection: cost(self.layout, selection, num_tokens=self.num_tokens).forward_flops

@@ -48,11 +48,33 @@ def test_the_tables_agree_with_each_other(finished):
 
 
 def test_the_full_model_and_its_ladder_are_evaluated(finished):
-    evaluation = open_run(finished[0]).evaluation
+    run = open_run(finished[0])
+    evaluation = run.evaluation
     assert set(evaluation["split"]) == {"validation", "test"}
     assert len(evaluation[(evaluation["round"] == 0) & (evaluation["split"] == "validation")]) == 4
     assert len(evaluation[evaluation["split"] == "test"]) == 4  # after the last round only
-    assert evaluation["accuracy"].between(0, 1).all()
+    assert evaluation["score"].between(0, 1).all()
+    assert run.main_metric == "accuracy"
+    metrics = run.metrics.pivot(index=["round", "submodel", "split"], columns="metric", values="value")
+    assert set(metrics.columns) == {"accuracy", "f1_macro", "f1_weighted"}
+    assert metrics["accuracy"].tolist() == evaluation.set_index(metrics.index.names)["score"][metrics.index].tolist()
+
+
+def test_clients_shares_of_the_test_split_add_up_to_it(finished):
+    run = open_run(finished[0])
+    on_test = run.evaluation[run.evaluation["split"] == "test"].set_index("submodel")
+    assert run.personal["submodel"].tolist() == on_test.index.tolist()
+    for row in run.personal.itertuples():
+        clients = run.client_scores[run.client_scores["submodel"] == row.submodel]
+        assert row.num_clients == len(clients) == clients["client"].nunique()
+        assert clients["num_examples"].sum() == on_test.loc[row.submodel, "num_examples"]
+        hits = (clients["score"] * clients["num_examples"]).sum()
+        assert hits == pytest.approx(on_test.loc[row.submodel, "score"] * on_test.loc[row.submodel, "num_examples"])
+        assert row.mean == pytest.approx(clients["score"].mean())
+        ordered = np.sort(clients["score"])
+        tenth = -(-len(ordered) // 10)
+        assert row.worst_tenth == pytest.approx(ordered[:tenth].mean())
+        assert row.best_tenth == pytest.approx(ordered[-tenth:].mean())
 
 
 def test_the_saved_model_loads_and_has_the_logged_hash(finished):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,7 @@ def layout(model):
 
 
 def raffm(layout, seed=0, **settings):
-    return make_method(RaFFMSettings(**settings), layout, seed, 0.0)
+    return make_method(RaFFMSettings(**settings), layout, seed, partial(cost, layout))
 
 
 def same(first, second):
@@ -47,7 +49,7 @@ def same(first, second):
 
 
 def test_fedavg_gives_everyone_the_full_model_in_its_own_order(layout, model):
-    method = make_method(FedAvgSettings(), layout, 0, 0.0)
+    method = make_method(FedAvgSettings(), layout, 0, partial(cost, layout))
     assert method.selections(0, COHORT) == [FULL] * 5
     assert method.order(dict(model.named_parameters())) == FULL
     assert method.ladder() == [FULL]

@@ -3,7 +3,7 @@
 from raffm_mpi.elastic.table import Family
 
 
-def _family(model: str, heads: dict[str, str]) -> Family:
+def _family(model: str, heads: dict[str, str], reserved_positions: int = 0) -> Family:
     layer = f"{model}.encoder.layer.[l]"
     return Family(
         name=model,
@@ -34,8 +34,13 @@ def _family(model: str, heads: dict[str, str]) -> Family:
         counts={"head": "num_attention_heads"},
         products=("head[l] key[l]", "head[l] value[l]"),
         elastic={"ffn": ("ffn",), "heads": ("head",), "head_width": ("key value",), "residual": ("residual",)},
+        reserved_positions=reserved_positions,
     )
 
 
 BERT = _family("bert", {"?classifier": ". pooled @ once"})
-ROBERTA = _family("roberta", {"?classifier.dense": "pooled residual @ once", "?classifier.out_proj": ". pooled @ once"})
+ROBERTA = _family(
+    "roberta",
+    {"?classifier.dense": "pooled residual @ once", "?classifier.out_proj": ". pooled @ once"},
+    reserved_positions=2,  # positions count from the padding token's on
+)
