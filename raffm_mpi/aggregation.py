@@ -71,6 +71,7 @@ class ExactSum:
             if region is None:
                 self.layout.put_add(self.packed.tensors, selection, {name: _to_grid(tensor, scale)})
                 continue
+            region = torch.atleast_1d(region)  # CLIP's temperature is a scalar
             values = tensor.view(region.shape)
             for rows in _blocks(values):
                 region[rows].add_(_to_grid(values[rows], scale))
@@ -93,12 +94,14 @@ def apply_update(
     for name, sums in total.packed.tensors.items():
         # Where nobody holds an entry its sum is 0, and 0 / 1 is as good as 0 / 0.
         held = coverage(total.layout, name, inner, weights).clamp_(min=1).mul_(unit)
-        new = layout.take({name: tensors[name]}, envelope)[name].clone()
+        taken = layout.take({name: tensors[name]}, envelope)[name].clone()
+        new, sums = torch.atleast_1d(taken), torch.atleast_1d(sums)
+        held = torch.atleast_1d(held)
         for rows in _blocks(new):
             mean = sums[rows] / (held[rows] if len(held) > 1 else held)
             # Not new + mean everywhere: that would turn the -0.0 of an entry that nobody changed into 0.0.
             new[rows] = torch.where(mean == 0, new[rows], (new[rows] + mean).float())
-        layout.put(tensors, envelope, {name: new})
+        layout.put(tensors, envelope, {name: taken})
 
 
 def _to_grid(values: Tensor, scale: float) -> Tensor:

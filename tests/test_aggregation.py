@@ -12,8 +12,14 @@ from raffm_mpi.aggregation import LARGEST_UPDATE, ExactSum, apply_official, appl
 from raffm_mpi.elastic.labels import FULL, Layout, parse, union, within
 
 LAYOUT = Layout(
-    {"fc1": parse("ffn residual"), "fc2": parse("residual ffn"), "q": parse("(head key) residual"), "b": parse("ffn")},
-    {"fc1": (12, 8), "fc2": (8, 12), "q": (12, 8), "b": (12,)},
+    {
+        "fc1": parse("ffn residual"),
+        "fc2": parse("residual ffn"),
+        "q": parse("(head key) residual"),
+        "bias": parse("ffn"),
+        "temperature": (),
+    },
+    {"fc1": (12, 8), "fc2": (8, 12), "q": (12, 8), "bias": (12,), "temperature": ()},
     {"ffn": 12, "residual": 8, "head": 3, "key": 4},
 )
 
@@ -29,7 +35,7 @@ def random_clients(seed, count, scale=1e-3):
             if generator.random() < 0.7
         }
         update = {
-            name: torch.from_numpy(generator.normal(0, scale, LAYOUT.shape(name, selection)).astype(np.float32))
+            name: torch.tensor(generator.normal(0, scale, LAYOUT.shape(name, selection)), dtype=torch.float32)
             for name in LAYOUT.labels
         }
         clients.append((selection, int(generator.integers(1, 1000)), update))
@@ -38,7 +44,7 @@ def random_clients(seed, count, scale=1e-3):
 
 def model(seed=0):
     generator = np.random.default_rng(seed)
-    return {n: torch.from_numpy(generator.normal(0, 1, s).astype(np.float32)) for n, s in LAYOUT.shapes.items()}
+    return {n: torch.tensor(generator.normal(0, 1, s), dtype=torch.float32) for n, s in LAYOUT.shapes.items()}
 
 
 def exact_sum(clients, order=None, faithful=False):

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from raffm_mpi.aggregation import ExactSum, apply_update
 from raffm_mpi.elastic.cost import cost, count_parameters, peak_training_bytes
 from raffm_mpi.elastic.families import FAMILIES, layout_of
-from raffm_mpi.elastic.labels import FULL, base
+from raffm_mpi.elastic.labels import FULL, base, union, within
 from raffm_mpi.elastic.salience import order, salience
 from raffm_mpi.elastic.submodel import Shell, extract
 from raffm_mpi.elastic.table import bind
@@ -145,6 +146,20 @@ def test_counted_activations_are_near_those_that_autograd_keeps(case):
     num_targets = NUM_TARGETS if "decoder_input_ids" in case.inputs else None
     counted = peak_training_bytes(case.layout, batch_size=32, num_tokens=NUM_TOKENS, num_targets=num_targets) - states
     assert 0.75 <= counted / measured <= 1.25
+
+
+def test_aggregating_untouched_sub_models_returns_the_model_exactly(case):
+    tensors = {name: tensor.clone() for name, tensor in case.tensors.items()}
+    selections = [case.random_widths(np.random.default_rng(seed)) for seed in range(4)]
+    envelope, weights = union(case.layout, selections), [3, 1, 4, 1]
+    total = ExactSum.zeros(case.layout.restrict(envelope), sum(weights))
+    for selection, weight in zip(selections, weights, strict=True):
+        received = case.layout.take(tensors, selection)
+        submodel = extract(case.model, case.layout, selection)
+        update = {name: (p.detach() - received[name]).contiguous() for name, p in submodel.named_parameters()}
+        total.add(within(envelope, selection), update, weight)
+    apply_update(tensors, case.layout, total, envelope, selections, weights)
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in case.tensors.items())
 
 
 def test_an_extracted_model_shares_nothing_with_the_full_one(case):

@@ -14,6 +14,7 @@ def _both(rows: dict[str, str]) -> dict[str, str]:
 
 
 _LAYER = "model.layers.[l]"
+_NUMBERS = {"self_attn": {"num_key_value_groups": "group[l]"}, "mlp": {"?intermediate_size": "ffn[l]"}}
 
 LLAMA = Family(
     name="llama",
@@ -39,7 +40,9 @@ LLAMA = Family(
         "?score": ". residual",
         "?qa_outputs": ". residual",
     },
-    numbers={f"{path}.layers.[l].self_attn": {"num_key_value_groups": "group[l]"} for path in ("model", "transformer")},
+    numbers={
+        f"{path}.layers.[l].{module}": sizes for path in ("model", "transformer") for module, sizes in _NUMBERS.items()
+    },
     counts={"kv_head": "num_key_value_heads"},
     products=("kv_head[l] group[l] .", "kv_head[l] group[l] value[l]"),
     elastic={"ffn": ("ffn",), "heads": ("kv_head",), "groups": ("group",), "residual": ("residual",)},
