@@ -53,7 +53,7 @@ def structure(config: Any, task: Task) -> nn.Module:
     """
     try:
         with torch.device("meta"):
-            return cast(nn.Module, _auto_class(task).from_config(config))
+            return _build(config, task)
     except ValueError as error:
         raise ValueError(
             f"model: family '{config.model_type}' has no head for {task}: {str(error).splitlines()[0]}"
@@ -80,11 +80,11 @@ def _load(settings: ModelSettings, config: Any, task: Task, seed: int) -> nn.Mod
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    auto = _auto_class(task)
+    auto = _class_for(config, task)
     torch.manual_seed(torch_seed(seed, "model"))
     try:
         if settings.name is None:
-            return cast(nn.Module, auto.from_config(config))
+            return _build(config, task)
         model, loaded = auto.from_pretrained(
             settings.name,
             config=config,
@@ -140,10 +140,22 @@ def save_model(folder: Path, shell: Shell, layout: ModelLayout, tensors: Mapping
     model.save_pretrained(folder)
 
 
-def _auto_class(task: Task) -> Any:
+def _build(config: Any, task: Task) -> nn.Module:
+    model_class = _class_for(config, task)
+    build = model_class.from_config if model_class.__name__.startswith("Auto") else model_class
+    return cast(nn.Module, build(config))
+
+
+def _class_for(config: Any, task: Task) -> Any:
+    """The auto class of a task's head; for image encoders without one, ours."""
     import transformers
 
-    return getattr(transformers, f"AutoModelFor{_HEADS[task]}")
+    auto = getattr(transformers, f"AutoModelFor{_HEADS[task]}")
+    if task == "image_classification" and type(config) not in auto._model_mapping:
+        from raffm_mpi.heads import EncoderForImageClassification
+
+        return EncoderForImageClassification
+    return auto
 
 
 def _classes(info: DataInfo) -> dict[str, Any]:

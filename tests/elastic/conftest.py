@@ -14,6 +14,7 @@ from torch import nn
 from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import Selection, base
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.heads import EncoderForImageClassification
 
 NUM_TOKENS = 9  # of the text inputs
 NUM_TARGETS = 5  # of a decoder beside an encoder
@@ -65,7 +66,7 @@ def _model(name: str, config: Any) -> nn.Module:
     import transformers
 
     config._attn_implementation = "eager"
-    return getattr(transformers, name)(config)
+    return getattr(transformers, name, EncoderForImageClassification)(config)
 
 
 def _config(name: str, **values: Any) -> Any:
@@ -152,6 +153,7 @@ BUILDERS: dict[str, Builder] = {
     "clip": ("CLIPModel", _clip, lambda: {**_ended(59), **_pixels()}),
     "clip-image": ("CLIPForImageClassification", _clip, _pixels),
     "sam_vision_model": ("SamVisionModel", _sam, _pixels),
+    "sam_vision_model-image": ("EncoderForImageClassification", _sam, _pixels),
     "bert": ("BertForSequenceClassification", lambda: _config("Bert", **SIZES, **TEXT), _tokens),
     "bert-qa": ("BertForQuestionAnswering", lambda: _config("Bert", num_labels=2, **SIZES, **TEXT), _tokens),
     "roberta": ("RobertaForSequenceClassification", lambda: _config("Roberta", **SIZES, **TEXT), _tokens),

@@ -103,6 +103,18 @@ SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "i
 WORDED = {"vocab_size": 24, "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 PIXELS = {"image_size": 8, "patch_size": 4, "num_channels": 1}
 GROUPED = {**SMALL, **WORDED, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6}
+OF_SAM = {
+    "image_size": 8,
+    "patch_size": 2,
+    "num_channels": 1,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "mlp_dim": 48,
+    "output_channels": 8,
+    "window_size": 3,
+    "global_attn_indexes": [1],
+}
 OF_T5 = {"vocab_size": 24, "d_model": 24, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 3, "eos_token_id": 3}
 OF_GPT2 = {"vocab_size": 24, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 48}
 OF_OPT = {**SMALL, **WORDED, "ffn_dim": 48, "word_embed_proj_dim": 24}
@@ -119,6 +131,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
         "digits",
     ),
     "clip": ("clip", {"vision_config": {**SMALL, **PIXELS}, "text_config": SMALL, "projection_dim": 8}, "digits"),
+    "sam": ("sam_vision_model", OF_SAM, "digits"),
     "bert": ("bert", {**SMALL, **WORDED}, "pairs"),
     "roberta": ("roberta", {**SMALL, **WORDED}, "numbers"),
     "distilbert": ("distilbert", OF_DISTILBERT, "sentences"),

@@ -22,25 +22,33 @@ def _lengths(config: Any) -> dict[str, int]:
     return lengths
 
 
+def _both(rows: dict[str, str]) -> dict[str, str]:
+    """The names of the encoder itself, and of one that has a head."""
+    return {f"{name} | encoder.{name.lstrip('?')}": label for name, label in rows.items()}
+
+
 SAM_VISION = Family(
     name="sam_vision_model",
-    rows={
-        "?vision_encoder.pos_embed": ". . . residual",
-        "vision_encoder.patch_embed.projection": "residual . . . @ patches",
-        f"{_LAYER}.layer_norm1": "residual",
-        f"{_LAYER}.attn.qkv": "(3 head[l] key[l]) residual @ attended[l]",
-        f"{_LAYER}.attn.proj": "residual (head[l] key[l]) @ attended[l]",
-        f"?{_LAYER}.attn.rel_pos_h": ". key[l]",
-        f"?{_LAYER}.attn.rel_pos_w": ". key[l]",
-        f"{_LAYER}.layer_norm2": "residual",
-        f"{_LAYER}.mlp.lin1": "ffn[l] residual",
-        f"{_LAYER}.mlp.lin2": "residual ffn[l]",
-        "vision_encoder.neck.conv1": "neck residual . .",
-        "vision_encoder.neck.layer_norm1": "neck",
-        "vision_encoder.neck.conv2": ". neck . .",
-        "vision_encoder.neck.layer_norm2": ".",
-    },
-    numbers={f"{_LAYER}.attn": {"num_attention_heads": "head[l]"}},
+    rows=_both(
+        {
+            "?vision_encoder.pos_embed": ". . . residual",
+            "vision_encoder.patch_embed.projection": "residual . . . @ patches",
+            f"{_LAYER}.layer_norm1": "residual",
+            f"{_LAYER}.attn.qkv": "(3 head[l] key[l]) residual @ attended[l]",
+            f"{_LAYER}.attn.proj": "residual (head[l] key[l]) @ attended[l]",
+            f"?{_LAYER}.attn.rel_pos_h": ". key[l]",
+            f"?{_LAYER}.attn.rel_pos_w": ". key[l]",
+            f"{_LAYER}.layer_norm2": "residual",
+            f"{_LAYER}.mlp.lin1": "ffn[l] residual",
+            f"{_LAYER}.mlp.lin2": "residual ffn[l]",
+            "vision_encoder.neck.conv1": "neck residual . .",
+            "vision_encoder.neck.layer_norm1": "neck",
+            "vision_encoder.neck.conv2": ". neck . .",
+            "vision_encoder.neck.layer_norm2": ".",
+            "?classifier": ". . @ once",
+        }
+    ),
+    numbers={f"{prefix}{_LAYER}.attn": {"num_attention_heads": "head[l]"} for prefix in ("", "encoder.")},
     counts={"head": "num_attention_heads"},
     products=(
         "head[l] key[l] @ attended[l] keys[l]",
