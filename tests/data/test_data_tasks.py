@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,6 @@ ANSWERS = {"text": ["dull"], "answer_start": [0]}
 QUESTIONS = {"id": ["x"], "title": ["t"], "context": ["dull film"], "question": ["a film"], "answers": [ANSWERS]}
 TWO = datasets.ClassLabel(names=["x", "y"])
 SCORES = datasets.Value("float32")
-
-
-@pytest.fixture(autouse=True)
-def no_traces_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
-    was_disabled = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    yield
-    if not was_disabled:
-        datasets.enable_progress_bars()
 
 
 def settings_for(folder: Path | str, tmp_path: Path, **options: Any) -> DataSettings:

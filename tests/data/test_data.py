@@ -7,7 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,6 @@ from raffm_mpi.data import cache as cache_room
 GREY = ImageInput(1, 8, 8, (0.5,), (0.25,))
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "fine", "film", "dull", "and", "long"]
 PIXELS = np.random.default_rng(0).integers(256, size=(12, 5, 7, 3), dtype=np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def no_traces_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
-    was_disabled = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    yield
-    if not was_disabled:
-        datasets.enable_progress_bars()
 
 
 def settings_for(folder: Path | str, tmp_path: Path, **options: Any) -> DataSettings:

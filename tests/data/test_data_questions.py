@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,6 @@ from raffm_mpi.data import FederatedData, References, Split, TextInput, inspect,
 NOWHERE: dict[str, list[Any]] = {"text": [], "answer_start": []}
 ANSWERS = {"text": datasets.List(datasets.Value("string")), "answer_start": datasets.List(datasets.Value("int32"))}
 VOCABULARY = ["the", "of", "was", "first", "Zürich", "naïve", "café", "1999", "river", "Ünïcode", "—", "city", "old"]
-
-
-@pytest.fixture(autouse=True)
-def no_traces_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
-    was_disabled = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    yield
-    if not was_disabled:
-        datasets.enable_progress_bars()
 
 
 def settings_for(folder: Path, tmp_path: Path, **options: Any) -> DataSettings:
