@@ -37,26 +37,28 @@ def evaluate(
 
 def score_split(task: Task, metrics: Sequence[str], predictions: np.ndarray, split: Split) -> dict[str, float]:
     """The loss and the named metrics of predictions on a split; the order is that of ``metrics``."""
-    return _score(task, metrics, predictions, split, np.ones(len(split), bool))
+    return _score(task, metrics, predictions, split, np.arange(len(split)))
 
 
 def score_clients(
     task: Task, metrics: Sequence[str], predictions: np.ndarray, split: Split, owners: np.ndarray
 ) -> dict[int, dict[str, float]]:
     """The same for each client's share of a split; ``owners`` (int64 [N]) says whose each row is, -1 for nobody's."""
-    clients = np.unique(owners[owners >= 0])
-    return {int(client): _score(task, metrics, predictions, split, owners == client) for client in clients}
+    order = np.argsort(owners, kind="stable")
+    clients, starts = np.unique(owners[order], return_index=True)
+    shares = zip(clients.tolist(), np.split(order, starts[1:]), strict=True)
+    return {client: _score(task, metrics, predictions, split, rows) for client, rows in shares if client >= 0}
 
 
 def _score(
-    task: Task, metrics: Sequence[str], predictions: np.ndarray, split: Split, chosen: np.ndarray
+    task: Task, metrics: Sequence[str], predictions: np.ndarray, split: Split, rows: np.ndarray
 ) -> dict[str, float]:
     references = split.references
     if references is None:
-        return score(task, metrics, predictions[chosen], split.labels[chosen])
-    examples, example_of_window = np.unique(references.example[chosen], return_inverse=True)
+        return score(task, metrics, predictions[rows], split.labels[rows])
+    examples, example_of_window = np.unique(references.example[rows], return_inverse=True)
     scores = score_answers(
-        predictions[chosen],
+        predictions[rows],
         example_of_window,
         [references.contexts[example] for example in examples],
         [references.answers[example] for example in examples],
