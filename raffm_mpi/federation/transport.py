@@ -17,7 +17,7 @@ import numpy as np
 
 T = TypeVar("T")
 
-CHUNK_BYTES = 1 << 26  # of one collective; the count of a single MPI call stays far below 2^30 bytes
+CHUNK_BYTES = 1 << 20  # of one collective: what stays in cache; the count of an MPI call is far below 2^30 bytes
 _POLL_S = (0.0002, 0.05)  # shortest and longest sleep between two looks at a meeting
 _POLL_SHARE = 0.01  # of the time already waited: a look more costs a core more than a late answer costs the round
 _MESSAGE_BYTES = 8192
