@@ -25,7 +25,7 @@ from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.evaluation import evaluate, score_split
 from raffm_mpi.federation.experiment import look
 from raffm_mpi.metrics import metrics_of
-from raffm_mpi.model import inputs_of, load_model
+from raffm_mpi.model import load_model
 from raffm_mpi.training import Device
 
 SHARES = (0.75, 0.5, 0.25)
@@ -60,8 +60,7 @@ def main() -> None:
     settings = load_settings(run / "config.yaml")
     looked = look(settings)
     task = looked.info.task
-    inputs = inputs_of(settings.model, settings.data, looked.config, task)
-    examples = data.open_data(data.prepare(looked.info, settings.data, inputs, settings.seed))
+    examples = data.open_data(data.prepare(looked.info, settings.data, looked.inputs, settings.seed))
     model = load_model(ModelSettings(name=str(run / "model")), looked.config, task, 0, examples.pad_token_id)
     layout = layout_of(model)
     torch.set_num_threads(2)

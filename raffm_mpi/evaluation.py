@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from raffm_mpi.config import Task
 from raffm_mpi.data import IGNORED, Split
-from raffm_mpi.metrics import best_spans, score, score_answers
+from raffm_mpi.metrics import WIDTHS, best_spans, score, score_answers
 from raffm_mpi.training import Device
 
 
@@ -114,12 +114,4 @@ _PREDICT: dict[Task, Callable[[Any, dict[str, Tensor], Split, np.ndarray], np.nd
     "question_answering": _predict_answer,
     "seq2seq": _predict_target,
     "causal_lm": _predict_next_tokens,
-}
-WIDTHS: dict[Task, int] = {
-    "image_classification": 2,
-    "text_classification": 2,
-    "regression": 2,
-    "question_answering": 5,
-    "seq2seq": 3,
-    "causal_lm": 3,
 }

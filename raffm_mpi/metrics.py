@@ -19,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_OF_ANSWERS = ("loss", "score", "start", "end", "null score")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 Metric = Callable[[np.ndarray, np.ndarray], float]  # of the rows and the labels
 
@@ -130,7 +131,7 @@ def answers_of(
     Where questions may be unanswerable (Rajpurkar et al., 2018) the answer is empty when the example's lowest null
     score exceeds its best span's score by more than ``null_threshold``. ValueError for an example without a window.
     """
-    rows = _rows(rows, ("score", "start", "end", "null score"), "spans")
+    rows = _rows(rows, _OF_ANSWERS[1:], "spans")
     owner = np.asarray(example_of_window)
     strays = set(owner.ravel().tolist()) ^ set(range(len(contexts)))
     if owner.shape != (len(rows),) or strays:
@@ -160,7 +161,7 @@ def score_answers(
     windows. Sets with both kinds of questions also have f1 and exact_match of each kind, named has_answer_f1,
     no_answer_f1 and so on. ValueError for an empty set.
     """
-    rows = _rows(predictions, ("loss", "score", "start", "end", "null score"), "predictions of question answering")
+    rows = _rows(predictions, _OF_ANSWERS, "predictions of question answering")
     if len(references) != len(contexts):
         raise ValueError(f"references of {len(references)} examples for {len(contexts)} contexts; one each is expected")
     windows = rows[:, 1:], example_of_window, contexts, null_threshold
@@ -298,3 +299,5 @@ _SCORED = {
     "regression": _REGRESSION,
     **dict.fromkeys(("seq2seq", "causal_lm"), _LANGUAGE_MODEL),
 }
+# Columns of each task's predictions.
+WIDTHS = {task: len(kind.columns) for task, kind in _SCORED.items()} | {"question_answering": len(_OF_ANSWERS)}

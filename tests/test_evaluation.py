@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional
 
 from raffm_mpi.data import Partition, References, share
-from raffm_mpi.evaluation import WIDTHS, evaluate, score_clients, score_split
+from raffm_mpi.evaluation import evaluate, score_clients, score_split
+from raffm_mpi.metrics import WIDTHS
 from raffm_mpi.training import Device
 
 DEVICE = Device(torch.device("cpu"))

@@ -49,7 +49,10 @@ def adapted_layout(model: Any) -> ModelLayout:
             label = _factor_label(label, factor, transposed=weight in layout.transposed)
         rows[name] = f"{_write(label)} @ {layout.places[weight]}"
     inner = f"{bare.base_model_prefix}." if bare.base_model is bare else ""
-    numbers = {_PREFIX + path.removeprefix(inner): sizes for path, sizes in layout.family.numbers.items()}
+    numbers = {
+        " | ".join(_PREFIX + pattern.removeprefix(inner) for pattern in patterns.split(" | ")): sizes
+        for patterns, sizes in layout.family.numbers.items()
+    }
     return bind(replace(layout.family, rows=rows, numbers=numbers), model)
 
 

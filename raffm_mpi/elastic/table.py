@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -16,6 +16,7 @@ from raffm_mpi.elastic.labels import FIXED, Axis, Label, Layout, base, parse
 
 MATMULS = (nn.Linear, nn.Conv2d, Conv1D)
 
+T = TypeVar("T")
 Product = tuple[Axis, tuple[str, str]]
 
 
@@ -37,10 +38,10 @@ class Family:
     of transformers; a leading ``?`` marks what not every model has. ``@ place`` ends the label of a matrix that is not
     multiplied once a token: ``@ once`` an example, ``@ target`` for each token of a decoder, or one of ``lengths``.
 
-    ``numbers`` are the sizes that modules keep as attributes (``?`` as above), ``counts`` the dimensions whose size the
-    model's config knows, ``products`` the dimensions that attention multiplies over all pairs of tokens (of two other
-    places: ``@ target tokens``). ``elastic`` are the dimensions behind each setting of an elastic space: each entry is
-    a choice of its own in every layer, and dimensions that stand in one entry share their width.
+    ``numbers`` are the sizes that modules keep as attributes (``a | b`` and ``?`` as above), ``counts`` the dimensions
+    whose size the model's config knows, ``products`` the dimensions that attention multiplies over all pairs of tokens
+    (of two other places: ``@ target tokens``). ``elastic`` are the dimensions behind each setting of an elastic space:
+    each entry is a choice of its own in every layer, and dimensions that stand in one entry share their width.
     """
 
     name: str
@@ -73,6 +74,11 @@ class ModelLayout(Layout):
         for entry in self.family.elastic[setting]:
             axes += zip(*([d for d in self.sizes if base(d) == wanted] for wanted in entry.split()), strict=True)
         return axes
+
+
+def also_under(prefix: str, table: Mapping[str, T]) -> dict[str, T]:
+    """Rows or numbers of what some models keep whole in another module: each name as it is, and after ``prefix``."""
+    return {f"{name} | {prefix}{name.lstrip('?')}": entry for name, entry in table.items()}
 
 
 def num_patches(config: Any) -> int:
@@ -254,15 +260,17 @@ def _bind_numbers(
     family: Family, modules: Mapping[str, nn.Module], prefix: str
 ) -> dict[tuple[str, str], tuple[str, ...]]:
     numbers = {}
-    for pattern, attributes in family.numbers.items():
-        regex = _regex(pattern)
+    for patterns, attributes in family.numbers.items():
+        regexes = [_regex(pattern) for pattern in patterns.split(" | ")]
         for path, module in modules.items():
-            if match := regex.fullmatch(prefix + path):
-                for attribute, text in attributes.items():
-                    name = attribute.lstrip("?")
-                    if attribute == name or hasattr(module, name):
-                        assert hasattr(module, name), f"family '{family.name}': {path} has no '{name}'"
-                        numbers[path, name] = tuple(f.replace("[l]", f"[{match['l']}]") for f in text.split())
+            match = next(filter(None, (regex.fullmatch(prefix + path) for regex in regexes)), None)
+            if match is None:
+                continue
+            for attribute, text in attributes.items():
+                name = attribute.lstrip("?")
+                if attribute == name or hasattr(module, name):
+                    assert hasattr(module, name), f"family '{family.name}': {path} has no '{name}'"
+                    numbers[path, name] = tuple(f.replace("[l]", f"[{match['l']}]") for f in text.split())
     if not numbers:
         raise ValueError(f"family '{family.name}': found no module named {' or '.join(family.numbers)}")
     return numbers

@@ -83,10 +83,11 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Look:
-    """What is known before an example is prepared or a weight is read: the data set and the model's config."""
+    """What is known before an example is prepared or a weight is read: the data set, the model, and what it takes."""
 
     info: data.DataInfo
     config: Any
+    inputs: data.ImageInput | data.TextInput
 
 
 def look(settings: Settings) -> Look:
@@ -97,9 +98,9 @@ def look(settings: Settings) -> Look:
         num_examples = next(split.num_examples for split in info.splits if split.role == "train")
         data.check_enough(settings.data.partition, num_examples, num_clients)
     config = load_config(settings.model, info)
-    inputs_of(settings.model, settings.data, config, info.task)
+    inputs = inputs_of(settings.model, settings.data, config, info.task)
     check_method(settings.method, layout_of(structure(config, info.task)))
-    return Look(info, config)
+    return Look(info, config, inputs)
 
 
 @contextmanager
@@ -138,8 +139,7 @@ def import_ahead() -> None:
 def _prepare(settings: Settings, looked: Look | None) -> tuple[Look, Path]:
     """Fill the node's cache of prepared examples where it is empty."""
     looked = looked or look(settings)
-    inputs = inputs_of(settings.model, settings.data, looked.config, looked.info.task)
-    return looked, data.prepare(looked.info, settings.data, inputs, settings.seed)
+    return looked, data.prepare(looked.info, settings.data, looked.inputs, settings.seed)
 
 
 def _build(settings: Settings, device: Device, looked: Look, folder: Path) -> Experiment:

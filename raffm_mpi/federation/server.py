@@ -10,13 +10,14 @@ from raffm_mpi.aggregation import ExactSum, apply_official, apply_update
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.packing import Packed, pack
 from raffm_mpi.elastic.submodel import Shell
-from raffm_mpi.evaluation import WIDTHS, evaluate
+from raffm_mpi.evaluation import evaluate
 from raffm_mpi.federation.client_group import ClientGroup
 from raffm_mpi.federation.experiment import Experiment, during
 from raffm_mpi.federation.plan import CLIENT_REPORT, SPLITS, Action, Plan, Round
 from raffm_mpi.federation.recorder import Clock, Recorder
 from raffm_mpi.federation.schedule import Schedule
 from raffm_mpi.federation.transport import Transport
+from raffm_mpi.metrics import WIDTHS
 from raffm_mpi.seeds import generator
 
 

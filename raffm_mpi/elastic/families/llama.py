@@ -5,16 +5,19 @@ reordered. What is elastic are whole key-value heads, the queries that share one
 be reordered, but transformers takes their width for that of the keys, so they are not cut.
 """
 
+from typing import TypeVar
+
 from raffm_mpi.elastic.table import Family, Kept
 
+T = TypeVar("T")
 
-def _both(rows: dict[str, str]) -> dict[str, str]:
+
+def _both(table: dict[str, T]) -> dict[str, T]:
     """The names under ``model``, and under ``transformer``, as the question-answering head calls it."""
-    return {f"{name} | {name.replace('model.', 'transformer.')}": label for name, label in rows.items()}
+    return {f"{name} | {name.replace('model.', 'transformer.')}": entry for name, entry in table.items()}
 
 
 _LAYER = "model.layers.[l]"
-_NUMBERS = {"self_attn": {"num_key_value_groups": "group[l]"}, "mlp": {"?intermediate_size": "ffn[l]"}}
 
 LLAMA = Family(
     name="llama",
@@ -40,9 +43,12 @@ LLAMA = Family(
         "?score": ". residual",
         "?qa_outputs": ". residual",
     },
-    numbers={
-        f"{path}.layers.[l].{module}": sizes for path in ("model", "transformer") for module, sizes in _NUMBERS.items()
-    },
+    numbers=_both(
+        {
+            f"{_LAYER}.self_attn": {"num_key_value_groups": "group[l]"},
+            f"{_LAYER}.mlp": {"?intermediate_size": "ffn[l]"},
+        }
+    ),
     counts={"kv_head": "num_key_value_heads"},
     products=("kv_head[l] group[l] .", "kv_head[l] group[l] value[l]"),
     elastic={"ffn": ("ffn",), "heads": ("kv_head",), "groups": ("group",), "residual": ("residual",)},

@@ -5,7 +5,7 @@ Its fused attention scales by the width that a head has now, so the width of hea
 
 from typing import Any
 
-from raffm_mpi.elastic.table import Family, Kept, num_patches
+from raffm_mpi.elastic.table import Family, Kept, also_under, num_patches
 
 _LAYER = "vision_encoder.layers.[l]"
 
@@ -22,14 +22,10 @@ def _lengths(config: Any) -> dict[str, int]:
     return lengths
 
 
-def _both(rows: dict[str, str]) -> dict[str, str]:
-    """The names of the encoder itself, and of one that has a head."""
-    return {f"{name} | encoder.{name.lstrip('?')}": label for name, label in rows.items()}
-
-
 SAM_VISION = Family(
     name="sam_vision_model",
-    rows=_both(
+    rows=also_under(
+        "encoder.",  # of one that has a head
         {
             "?vision_encoder.pos_embed": ". . . residual",
             "vision_encoder.patch_embed.projection": "residual . . . @ patches",
@@ -46,9 +42,9 @@ SAM_VISION = Family(
             "vision_encoder.neck.conv2": ". neck . .",
             "vision_encoder.neck.layer_norm2": ".",
             "?classifier": ". . @ once",
-        }
+        },
     ),
-    numbers={f"{prefix}{_LAYER}.attn": {"num_attention_heads": "head[l]"} for prefix in ("", "encoder.")},
+    numbers=also_under("encoder.", {f"{_LAYER}.attn": {"num_attention_heads": "head[l]"}}),
     counts={"head": "num_attention_heads"},
     products=(
         "head[l] key[l] @ attended[l] keys[l]",

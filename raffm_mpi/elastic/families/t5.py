@@ -4,12 +4,7 @@ The relative position bias lives in block 0 and is shared by its stack, so that 
 heads; so do the cross attentions, which share one (zero) bias.
 """
 
-from raffm_mpi.elastic.table import Family, Kept
-
-
-def _both(rows: dict[str, str]) -> dict[str, str]:
-    """The names without a prefix, and with that of the models that keep T5 whole as ``transformer``."""
-    return {f"{name} | transformer.{name.lstrip('?')}": label for name, label in rows.items()}
+from raffm_mpi.elastic.table import Family, Kept, also_under
 
 
 def _attention(path: str, dimensions: str, query_place: str, key_place: str) -> dict[str, str]:
@@ -40,15 +35,16 @@ def _stack(stack: str, ffn_layer: int, place: str) -> dict[str, str]:
 
 def _numbers(path: str, dimensions: str) -> dict[str, dict[str, str]]:
     head, key = f"{dimensions}_head", f"{dimensions}_key[l]"
-    numbers = {"n_heads": head, "key_value_proj_dim": key, "inner_dim": f"{head} {key}"}
-    return {path: numbers, f"transformer.{path}": numbers}
+    return {path: {"n_heads": head, "key_value_proj_dim": key, "inner_dim": f"{head} {key}"}}
 
 
+_WHOLE = "transformer."  # what the classification head calls its T5
 _CROSS = "decoder.block.[l].layer.1.EncDecAttention"
 
 T5 = Family(
     name="t5",
-    rows=_both(
+    rows=also_under(
+        _WHOLE,
         {
             "shared": ". residual",
             **_stack("encoder", 1, "tokens"),
@@ -59,13 +55,16 @@ T5 = Family(
             "?qa_outputs": ". residual @ target",
             "?classification_head.dense": "pooled residual @ once",
             "?classification_head.out_proj": ". pooled @ once",
-        }
+        },
     ),
-    numbers={
-        **_numbers("encoder.block.[l].layer.0.SelfAttention", "encoder"),
-        **_numbers("decoder.block.[l].layer.0.SelfAttention", "decoder"),
-        **_numbers(_CROSS, "cross"),
-    },
+    numbers=also_under(
+        _WHOLE,
+        {
+            **_numbers("encoder.block.[l].layer.0.SelfAttention", "encoder"),
+            **_numbers("decoder.block.[l].layer.0.SelfAttention", "decoder"),
+            **_numbers(_CROSS, "cross"),
+        },
+    ),
     counts={"encoder_head": "num_heads", "decoder_head": "num_heads", "cross_head": "num_heads"},
     products=(
         "encoder_head encoder_key[l]",

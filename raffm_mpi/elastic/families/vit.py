@@ -49,7 +49,7 @@ def _family(model: str, rows: dict[str, str], extra_tokens: int) -> Family:
     return Family(
         name=model,
         rows=rows,
-        numbers={f"{layer}.{module}": sizes for layer in _layers(model) for module, sizes in _NUMBERS.items()},
+        numbers={_any(model, module): sizes for module, sizes in _NUMBERS.items()},
         counts={"head": "num_attention_heads"},
         products=("head[l] key[l]", "head[l] value[l]"),
         elastic={"ffn": ("ffn",), "heads": ("head",), "head_width": ("key value",), "residual": ("residual",)},
