@@ -9,6 +9,7 @@ from raffm_mpi.data.shares import share
 from raffm_mpi.data.source import DataInfo, SplitInfo, inspect
 from raffm_mpi.data.splits import FederatedData, Split, open_data
 from raffm_mpi.data.texts import IGNORED, TextInput
+from raffm_mpi.data.unreadable import UnreadableExample
 
 __all__ = [
     "IGNORED",
@@ -21,6 +22,7 @@ __all__ = [
     "Split",
     "SplitInfo",
     "TextInput",
+    "UnreadableExample",
     "check_enough",
     "inspect",
     "open_data",

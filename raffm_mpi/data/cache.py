@@ -22,12 +22,13 @@ from raffm_mpi.data.questions import QuestionWriter
 from raffm_mpi.data.source import DataInfo, load
 from raffm_mpi.data.splits import HELD_OUT, META, stored_examples
 from raffm_mpi.data.texts import CausalWriter, Seq2SeqWriter, TextInput, TextWriter, TokenWriter
+from raffm_mpi.data.unreadable import Unreadable, load_unreadable
 from raffm_mpi.seeds import generator
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 TOKEN_WRITERS: dict[Task, type[TokenWriter]] = {
     "text_classification": TextWriter,
@@ -43,6 +44,8 @@ def prepare(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInp
 
     The examples are stored once for all seeds; a held-out validation split is a folder of their numbers inside.
     Folders appear whole or not at all, so processes may race.
+
+    A training example that cannot be read is marked, and ``Split.batch`` refuses it; none is held out.
 
     Raises ValueError naming the split and row of an example that cannot be used, or the setting that is wrong.
     """
@@ -69,6 +72,7 @@ def prepare(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInp
     if info.has_split("validation") or fraction == 0:
         return root
     examples = np.unique(stored_examples(root, "train", described["num_examples"]["train"]))
+    examples = np.setdiff1d(examples, list(load_unreadable(root, "train")))
     classes = np.load(root / "train_labels.npy")[examples] if info.label_names else np.zeros_like(examples)
     return _build_once(
         root / f"held_out-{fraction}-seed-{seed}",
@@ -107,7 +111,9 @@ def _write_split(folder: Path, role: str, examples: Dataset, info: DataInfo, wri
     np.save(folder / f"{role}_labels.npy", labels)
     if role == "train" and info.columns.group is not None:
         np.save(folder / "train_groups.npy", _group_ids(examples, info.columns.group, where))
-    writer.write(folder, role, examples, info.columns, where)
+    unreadable = Unreadable(role, len(examples), where)
+    writer.write(folder, role, examples, info.columns, unreadable)
+    unreadable.save(folder)
 
 
 def _group_ids(examples: Dataset, column: str, where: str) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from raffm_mpi.data.columns import Columns
+from raffm_mpi.data.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,8 +30,11 @@ class Writer(ABC):
     padding: dict[str, int]
 
     @abstractmethod
-    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, where: str) -> None:
-        """Write the files of one split; raises ValueError naming ``where`` and the row of what cannot be used."""
+    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, unreadable: Unreadable) -> None:
+        """Write the files of one split; an example that cannot be read is marked, and anything stands in for it.
+
+        Raises ValueError naming the row of what cannot be used.
+        """
 
 
 class Reader(ABC):

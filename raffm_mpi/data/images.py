@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 
 from raffm_mpi.data.columns import Columns
 from raffm_mpi.data.formats import ArrayFile, Reader, Writer, label_tensor, open_array
+from raffm_mpi.data.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 IMAGES_PER_TASK = 32
 IMAGE_MODES = {1: "L", 3: "RGB"}  # by number of channels
 WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # more than 8 bits: PIL clips them without a word
+MACHINE_FAULTS = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)  # no image's; they may pass
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,16 @@ class ImageInput:
 
 
 class ImageWriter(Writer):
-    """Writes ``ROLE_pixels.npy``: images decoded, converted and resized, uint8 [N, C, H, W]."""
+    """Writes ``ROLE_pixels.npy``: images decoded, converted and resized, uint8 [N, C, H, W]; zeros for none."""
 
     def __init__(self, inputs: ImageInput) -> None:
         self._mode = IMAGE_MODES[inputs.num_channels]
         self._size = inputs.width, inputs.height
-        self._shape = inputs.height, inputs.width, inputs.num_channels
+        self._shape = inputs.num_channels, inputs.height, inputs.width
         self.identity: list[Any] = []
         self.padding: dict[str, int] = {}
 
-    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, where: str) -> None:
+    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, unreadable: Unreadable) -> None:
         """Decode in as many threads as this process has cores, a few tasks at a time."""
         from datasets import Image
 
@@ -60,25 +63,33 @@ class ImageWriter(Writer):
         stored = examples.select_columns([column]).cast_column(column, Image(decode=False))
         num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-        def decode(start: int) -> np.ndarray:
-            rows = stored[start : start + IMAGES_PER_TASK][column]
-            return np.stack([self._pixels(raw, f"{where}, row {row}") for row, raw in enumerate(rows, start)])
+        def decode(start: int) -> tuple[np.ndarray, dict[int, str]]:
+            images = stored[start : start + IMAGES_PER_TASK][column]
+            pixels, causes = np.zeros((len(images), *self._shape), dtype=np.uint8), {}
+            for place, raw in enumerate(images):
+                try:
+                    pixels[place] = self._pixels(raw)
+                except ValueError as error:
+                    causes[start + place] = str(error)
+            return pixels, causes
 
-        height, width, num_channels = self._shape
         path = folder / f"{role}_pixels.npy"
-        with ArrayFile(path, np.uint8, (num_channels, height, width)) as file, ThreadPoolExecutor(num_threads) as pool:
+        with ArrayFile(path, np.uint8, self._shape) as file, ThreadPoolExecutor(num_threads) as pool:
             window = num_threads * IMAGES_PER_TASK
             for start in range(0, len(stored), window):
-                for pixels in pool.map(decode, range(start, min(start + window, len(stored)), IMAGES_PER_TASK)):
+                starts = range(start, min(start + window, len(stored)), IMAGES_PER_TASK)
+                for pixels, causes in pool.map(decode, starts):
+                    for row, cause in causes.items():
+                        unreadable.mark(row, cause)
                     file.append(pixels)
 
-    def _pixels(self, raw: dict[str, Any] | None, where: str) -> np.ndarray:
-        """One image, uint8 [C, H, W]."""
+    def _pixels(self, raw: dict[str, Any] | None) -> np.ndarray:
+        """One image, uint8 [C, H, W]; raises ValueError with the cause where it cannot be read."""
         from datasets import Image
         from PIL.Image import Resampling
 
         if raw is None:
-            raise ValueError(f"{where}: the image is missing")
+            raise ValueError("the image is missing")
         try:
             image = Image().decode_example(raw)
             if image.mode in WIDE_MODES:
@@ -87,8 +98,10 @@ class ImageWriter(Writer):
             if image.size != self._size:
                 image = image.resize(self._size, Resampling.BILINEAR)
         except Exception as error:  # PIL's codecs raise many types
-            raise ValueError(f"{where}: the image cannot be decoded: {error}") from error
-        return np.asarray(image).reshape(self._shape).transpose(2, 0, 1)
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) in MACHINE_FAULTS:
+                raise
+            raise ValueError(f"the image cannot be decoded: {error}") from error
+        return np.asarray(image).reshape(*self._shape[1:], -1).transpose(2, 0, 1)
 
 
 class ImageReader(Reader):

@@ -16,12 +16,14 @@ from raffm_mpi.data.columns import Columns
 from raffm_mpi.data.formats import ArrayFile, Reader, open_array
 from raffm_mpi.data.ragged import Ragged, RaggedFile
 from raffm_mpi.data.texts import TextInput, TokenWriter, text_batches, token_tensors
+from raffm_mpi.data.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from pyarrow import RecordBatchFileWriter, Schema, Table
     from transformers import BatchEncoding
 
+NO_ANSWERS: Mapping[str, Sequence[Any]] = {"text": [], "answer_start": []}
 OUTSIDE = -1  # in place of a character, for tokens outside the context
 
 
@@ -51,7 +53,7 @@ class QuestionWriter(TokenWriter):
         self._stride = settings.doc_stride or inputs.max_length // 4
         self.identity.append(self._stride)
 
-    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, where: str) -> None:
+    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, unreadable: Unreadable) -> None:
         made_of = [np.zeros(0, dtype=np.int64)]
         names = (columns.question, columns.context, columns.answers)
         with ExitStack() as stack:
@@ -59,10 +61,10 @@ class QuestionWriter(TokenWriter):
             windows_file = stack.enter_context(RaggedFile(folder, role, shapes))
             positions_file = stack.enter_context(ArrayFile(folder / f"{role}_positions.npy", np.int32, (2,)))
             references = stack.enter_context(_references_file(folder / f"{role}_references.arrow"))
-            for start, batch in text_batches(examples, names, where):
-                questions, contexts, answers = batch.values()
-                _check_answers(contexts, answers, start, where)
-                windows = self._windows(questions, contexts, start, where)
+            for start, batch in text_batches(examples, names, unreadable):
+                questions, contexts, given = batch.values()
+                answers = _right_answers(contexts, given, start, unreadable)
+                windows = self._windows(questions, contexts, start, unreadable.where)
                 numbers = np.array(windows["overflow_to_sample_mapping"], dtype=np.int64)
                 spans = [_context_spans(windows, row) for row in range(len(numbers))]
                 windows_file.append({**{name: windows[name] for name in self.padding}, "spans": spans})
@@ -142,7 +144,7 @@ def answer_positions(spans: np.ndarray, answer: tuple[int, int] | None) -> tuple
 def _context_spans(windows: BatchEncoding, row: int) -> np.ndarray:
     """The characters of the context that each token of a window stands for, int64 [L, 2]; -1 for other tokens."""
     in_context = np.array([sequence == 1 for sequence in windows.sequence_ids(row)])
-    return np.where(in_context[:, None], np.array(windows["offset_mapping"][row]), OUTSIDE)
+    return np.where(in_context[:, None], np.array(windows["offset_mapping"][row]).reshape(-1, 2), OUTSIDE)
 
 
 def _answer_range(answers: Mapping[str, Sequence[Any]]) -> tuple[int, int] | None:
@@ -154,15 +156,27 @@ def _answer_range(answers: Mapping[str, Sequence[Any]]) -> tuple[int, int] | Non
     return start, start + len(text.strip())
 
 
-def _check_answers(contexts: list[str], answers: list[Mapping[str, Any]], start: int, where: str) -> None:
-    for number, (context, answer) in enumerate(zip(contexts, answers, strict=True)):
-        place = f"{where}, row {start + number}"
-        texts, starts = answer["text"], answer["answer_start"]
-        if texts is None or starts is None or len(texts) != len(starts):
-            raise ValueError(f"{place}: the answers need as many texts as starts, got {texts!r} and {starts!r}")
-        for text, first in zip(texts, starts, strict=True):
-            if not text or not text.strip() or first is None or first < 0 or not context.startswith(text, first):
-                raise ValueError(f"{place}: answer {text!r} is not at character {first} of the context")
+def _right_answers(
+    contexts: list[str], answers: list[Mapping[str, Any]], start: int, unreadable: Unreadable
+) -> list[Mapping[str, Any]]:
+    """The answers, with none in place of those that are wrong, whose examples are marked."""
+    right = []
+    for row, (context, answer) in enumerate(zip(contexts, answers, strict=True), start):
+        mistake = _mistake(context, answer or NO_ANSWERS)
+        if mistake is not None:
+            unreadable.mark(row, mistake)
+        right.append(NO_ANSWERS if row in unreadable else answer)
+    return right
+
+
+def _mistake(context: str, answers: Mapping[str, Any]) -> str | None:
+    texts, starts = answers["text"], answers["answer_start"]
+    if texts is None or starts is None or len(texts) != len(starts):
+        return f"the answers need as many texts as starts, got {texts!r} and {starts!r}"
+    for text, first in zip(texts, starts, strict=True):
+        if not text or not text.strip() or first is None or first < 0 or not context.startswith(text, first):
+            return f"answer {text!r} is not at character {first} of the context"
+    return None
 
 
 def _references_schema() -> Schema:

@@ -15,6 +15,7 @@ from raffm_mpi.data.formats import Reader, open_array
 from raffm_mpi.data.images import ImageReader
 from raffm_mpi.data.questions import QuestionReader, References
 from raffm_mpi.data.texts import CausalReader, Seq2SeqReader, TextReader
+from raffm_mpi.data.unreadable import UnreadableExample, load_unreadable
 
 META = "meta.json"
 HELD_OUT = "validation_examples.npy"
@@ -37,13 +38,16 @@ class Split:
     ``mean_length``: tokens a row, 0.0 for images. ``mean_target_length``: tokens a target, 0.0 without.
     """
 
-    def __init__(self, reader: Reader, labels: np.ndarray, examples: np.ndarray, rows: np.ndarray) -> None:
+    def __init__(
+        self, reader: Reader, labels: np.ndarray, examples: np.ndarray, rows: np.ndarray, unreadable: dict[int, str]
+    ) -> None:
         self.examples = examples[rows]
         self.labels = labels[self.examples]
         self.mean_length = reader.mean_length(rows)
         self.mean_target_length = reader.mean_target_length(rows)
         self._reader = reader
         self._rows = rows
+        self._unreadable = unreadable
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -58,7 +62,13 @@ class Split:
         or the target (seq2seq, int64 [B, longest target]), with -100 on padding. For questions instead
         ``start_positions`` and ``end_positions`` (int64 [B]), the first and last token of the answer; 0 and 0 where
         there is none or not all of it in the window.
+
+        Raises UnreadableExample if one of the rows is of an example that cannot be read.
         """
+        if self._unreadable:
+            met = self._unreadable.keys() & self.examples[indices].tolist()
+            if met:
+                raise UnreadableExample(self._unreadable[min(met)])
         return self._reader.batch(self._rows[indices])
 
     def spans(self, indices: np.ndarray) -> np.ndarray:
@@ -96,9 +106,16 @@ def open_data(folder: Path) -> FederatedData:
         is_held_out = np.isin(examples["train"], np.load(folder / HELD_OUT))
         rows["train"], rows["validation"] = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
         sources["validation"] = "train"
+    unreadable = {role: load_unreadable(root, role) for role in examples}
     readers = {role: READERS[meta["task"]](root, role, meta) for role in examples}
     splits = {
-        role: Split(readers[source], open_array(root / f"{source}_labels.npy"), examples[source], rows[role])
+        role: Split(
+            readers[source],
+            open_array(root / f"{source}_labels.npy"),
+            examples[source],
+            rows[role],
+            unreadable[source],
+        )
         for role, source in sources.items()
     }
     by_column = meta["columns"]["group"] is not None

@@ -14,6 +14,7 @@ from raffm_mpi.config import DataSettings
 from raffm_mpi.data.columns import Columns
 from raffm_mpi.data.formats import Reader, Writer, label_tensor, open_array
 from raffm_mpi.data.ragged import Ragged, RaggedFile
+from raffm_mpi.data.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,11 +59,11 @@ class TokenWriter(Writer):
 class TextWriter(TokenWriter):
     """Writes texts, or pairs of texts, that have a label."""
 
-    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, where: str) -> None:
+    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, unreadable: Unreadable) -> None:
         with self._file(folder, role) as file:
-            for start, texts in text_batches(examples, (columns.text, columns.text_pair), where):
+            for start, texts in text_batches(examples, (columns.text, columns.text_pair), unreadable):
                 streams = self._tokens(list(texts.values()))
-                refuse_empty(streams["input_ids"], start, "text", where)
+                mark_empty(streams["input_ids"], start, "text", unreadable)
                 file.append(streams)
 
 
@@ -81,21 +82,24 @@ class TextReader(Reader):
 
 
 class CausalWriter(TokenWriter):
-    """Writes texts to be continued; those of fewer than two tokens have nothing to predict and are left out."""
+    """Writes texts to be continued; those of fewer than two tokens have nothing to predict and are left out.
+
+    One that is null keeps a row: it is missing, not short.
+    """
 
     streams = ("input_ids",)
 
-    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, where: str) -> None:
+    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, unreadable: Unreadable) -> None:
         kept = [np.zeros(0, dtype=np.int64)]
         with self._file(folder, role) as file:
-            for start, texts in text_batches(examples, (columns.text,), where):
+            for start, texts in text_batches(examples, (columns.text,), unreadable):
                 tokens = self._tokens(list(texts.values()))["input_ids"]
-                numbers = [number for number, ids in enumerate(tokens) if len(ids) > 1]
+                numbers = [number for number, ids in enumerate(tokens) if len(ids) > 1 or start + number in unreadable]
                 file.append({"input_ids": [tokens[number] for number in numbers]})
                 kept.append(start + np.array(numbers, dtype=np.int64))
         rows = np.concatenate(kept)
         if not len(rows):
-            raise ValueError(f"{where}: no text has two tokens or more, so there is nothing to predict")
+            raise ValueError(f"{unreadable.where}: no text has two tokens or more, so there is nothing to predict")
         np.save(folder / f"{role}_examples.npy", rows)
 
 
@@ -123,14 +127,14 @@ class Seq2SeqWriter(TokenWriter):
         self._max_target_length = settings.max_target_length
         self.identity.append(settings.max_target_length)
 
-    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, where: str) -> None:
+    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, unreadable: Unreadable) -> None:
         with self._file(folder, role) as sources, self._file(folder, f"{role}_target") as targets:
-            for start, texts in text_batches(examples, (columns.text, columns.target), where):
+            for start, texts in text_batches(examples, (columns.text, columns.target), unreadable):
                 source_texts, target_texts = texts.values()
                 source = self._tokens([source_texts])
                 target = self._tokenizer(text_target=target_texts, truncation=True, max_length=self._max_target_length)
-                refuse_empty(source["input_ids"], start, "text", where)
-                refuse_empty(target["input_ids"], start, "target", where)
+                mark_empty(source["input_ids"], start, "text", unreadable)
+                mark_empty(target["input_ids"], start, "target", unreadable)
                 sources.append(source)
                 targets.append(target)
 
@@ -159,26 +163,27 @@ def token_tensors(tokens: Ragged, rows: np.ndarray) -> dict[str, torch.Tensor]:
 
 
 def text_batches(
-    examples: Dataset, columns: Sequence[str | None], where: str
+    examples: Dataset, columns: Sequence[str | None], unreadable: Unreadable
 ) -> Iterator[tuple[int, dict[str, list[Any]]]]:
     """The number of its first example and the columns, in the given order, of some examples at a time.
 
-    Raises ValueError naming the row of a value that is null.
+    An example with a value that is null is marked; the empty text stands in for the value.
     """
     names = [name for name in columns if name is not None]
     start = 0
     for batch in examples.select_columns(names).iter(batch_size=TEXTS_PER_CALL):
         for name in names:
-            if None in batch[name]:
-                raise ValueError(f"{where}, row {start + batch[name].index(None)}: column '{name}' is null")
+            for number in [number for number, value in enumerate(batch[name]) if value is None]:
+                unreadable.mark(start + number, f"column '{name}' is null")
+                batch[name][number] = ""
         yield start, {name: batch[name] for name in names}
         start += len(batch[names[0]])
 
 
-def refuse_empty(tokens: list[list[int]], start: int, what: str, where: str) -> None:
-    """Raise ValueError naming the row of a text without tokens; the first has number ``start``."""
-    if [] in tokens:
-        raise ValueError(f"{where}, row {start + tokens.index([])}: the {what} has no tokens")
+def mark_empty(tokens: list[list[int]], start: int, what: str, unreadable: Unreadable) -> None:
+    """Mark the examples whose text has no tokens; the first has number ``start``."""
+    for number in [number for number, ids in enumerate(tokens) if not ids]:
+        unreadable.mark(start + number, f"the {what} has no tokens")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:

@@ -603,14 +603,14 @@ def test_a_bad_image_is_named_by_split_and_row(bad: bytes | None, sentence: str,
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        ({"text": ["a", None]}, "row 1: column 'text' is null"),
-        ({"other": ["a", None]}, "row 1: column 'other' is null"),
         ({"user": ["u", None]}, "row 1: column 'user' is null; by_column needs a value everywhere"),
         ({"label": ["x", None]}, "row 1: label None is not one of the 1 classes"),
     ],
 )
-def test_a_missing_value_is_named_by_split_and_row(columns: dict[str, Any], sentence: str, tmp_path: Path) -> None:
-    columns = {"text": ["a", "a"], "other": ["a", "a"], "user": ["u", "u"], "label": ["x", "x"], **columns}
+def test_a_missing_group_or_label_is_named_by_split_and_row(
+    columns: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    columns = {"text": ["a", "a"], "user": ["u", "u"], "label": ["x", "x"], **columns}
     partition = {"kind": "by_column", "column": "user"}
     settings = settings_for(write(tmp_path / "set", "train", columns), tmp_path, partition=partition)
     with pytest.raises(ValueError, match=f"^data.path: split 'train', {sentence}"):
@@ -632,14 +632,6 @@ def test_a_label_that_training_never_shows_is_named_by_split_and_row(tmp_path: P
     write_texts(folder, "test", sentence=["a", "b"], label=["good", "odd"])
     with pytest.raises(ValueError, match=r"data.path: split 'test', row 1: label 'odd' is not one of the 2 classes"):
         prepared(settings_for(folder, tmp_path), TextInput(write_tokenizer(tmp_path / "tok"), 8))
-
-
-def test_a_text_without_tokens_is_named_by_split_and_row(tmp_path: Path) -> None:
-    bare = Tokenizer(models.WordLevel({"[PAD]": 0, "a": 1}))
-    PreTrainedTokenizerFast(tokenizer_object=bare, pad_token="[PAD]").save_pretrained(tmp_path / "tok")
-    settings = settings_for(write_texts(tmp_path / "set", text=["a", ""], label=[0, 1]), tmp_path)
-    with pytest.raises(ValueError, match=r"data.path: split 'train', row 1: the text has no tokens"):
-        prepared(settings, TextInput(str(tmp_path / "tok"), 8))
 
 
 def test_a_tokenizer_mistake_is_one_clear_sentence(tmp_path: Path) -> None:

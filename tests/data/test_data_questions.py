@@ -316,9 +316,11 @@ BAD_ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", BAD_ANSWERS)
 def test_an_answer_that_is_not_in_its_context_is_named_by_row(case: str, tmp_path: Path) -> None:
     bad, sentence = BAD_ANSWERS[case]
-    columns = {"question": ["the"] * 2, "context": ["the old city"] * 2, "answers": [GOOD, bad], "user": ["u"] * 2}
-    settings = settings_for(write(tmp_path / "set", "train", columns), tmp_path)
-    with pytest.raises(ValueError, match=f"^data.path: split 'train', row 1: {sentence}"):
+    columns = {"question": ["the"] * 2, "context": ["the old city"] * 2, "answers": [GOOD, GOOD], "user": ["u"] * 2}
+    write(tmp_path / "set", "train", columns)
+    write(tmp_path / "set", "test", {**columns, "answers": [GOOD, bad]})
+    settings = settings_for(tmp_path / "set", tmp_path)
+    with pytest.raises(ValueError, match=f"^data.path: split 'test', row 1: {sentence}"):
         prepared(settings, TextInput(bert_like(tmp_path / "tok"), 64))
     assert list((tmp_path / "cache").iterdir()) == []
 

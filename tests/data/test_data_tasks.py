@@ -524,17 +524,3 @@ def test_the_length_of_targets_changes_the_folder(translations: Path, tmp_path: 
         )
         folders.append(prepare(inspect(settings), settings, inputs, 0))
     assert folders[0] != folders[1]
-
-
-@pytest.mark.parametrize(("column", "what"), [("text", "text"), ("to", "target")])
-def test_a_source_or_target_without_tokens_is_named_by_row(column: str, what: str, tmp_path: Path) -> None:
-    columns: dict[str, list[str | None]] = {"text": ["a", "a"], "to": ["a", "a"]}
-    columns[column] = ["a", ""]
-    options = {"columns": {"target": "to"}}
-    inputs = TextInput(write_tokenizer(tmp_path / "tok", "$A"), 6)
-    settings = settings_for(write(tmp_path / "set", "train", columns), tmp_path, **options)
-    with pytest.raises(ValueError, match=f"^data.path: split 'train', row 1: the {what} has no tokens$"):
-        prepared(settings, inputs)
-    columns[column] = ["a", None]
-    with pytest.raises(ValueError, match=f"^data.path: split 'train', row 1: column '{column}' is null$"):
-        prepared(settings_for(write(tmp_path / "null", "train", columns), tmp_path, **options), inputs)
