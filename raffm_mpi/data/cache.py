@@ -9,11 +9,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from raffm_mpi.config import DataSettings, Task
+from raffm_mpi.data.fingerprint import load_fingerprint, save_fingerprint
 from raffm_mpi.data.formats import Writer
 from raffm_mpi.data.images import ImageInput, ImageWriter
 from raffm_mpi.data.labels import distinct, known_labels, read_column
@@ -43,7 +44,7 @@ def prepare(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInp
     """Build the memory-mapped examples under ``data.cache`` unless they are there, and return their folder.
 
     The examples are stored once for all seeds; a held-out validation split is a folder of their numbers inside.
-    Folders appear whole or not at all, so processes may race.
+    Folders appear whole or not at all, so processes may race. Each holds the fingerprint of its examples.
 
     A training example that cannot be read is marked, and ``Split.batch`` refuses it; none is held out.
 
@@ -66,6 +67,7 @@ def prepare(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInp
         for split in info.splits:
             _write_split(folder, split.role, source[split.name], info, writer, f"data.path: split '{split.name}'")
         (folder / META).write_text(json.dumps(described, indent=2, ensure_ascii=False), encoding="utf-8")
+        save_fingerprint(folder, [_meaning(described), list(load_unreadable(folder, "train"))])
 
     root = _build_once(Path(settings.cache).expanduser() / key, write_examples)
     fraction = settings.validation_fraction
@@ -74,10 +76,18 @@ def prepare(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInp
     examples = np.unique(stored_examples(root, "train", described["num_examples"]["train"]))
     examples = np.setdiff1d(examples, list(load_unreadable(root, "train")))
     classes = np.load(root / "train_labels.npy")[examples] if info.label_names else np.zeros_like(examples)
-    return _build_once(
-        root / f"held_out-{fraction}-seed-{seed}",
-        lambda folder: np.save(folder / HELD_OUT, examples[_hold_out(classes, fraction, seed)]),
-    )
+
+    def hold_out(folder: Path) -> None:
+        np.save(folder / HELD_OUT, examples[_hold_out(classes, fraction, seed)])
+        save_fingerprint(folder, load_fingerprint(root))
+
+    return _build_once(root / f"held_out-{fraction}-seed-{seed}", hold_out)
+
+
+def _meaning(described: dict[str, Any]) -> dict[str, Any]:
+    """What the stored bytes mean, of what is written down: no paths, and no names that only find the data."""
+    inputs = {name: value for name, value in described["inputs"].items() if name != "tokenizer"}
+    return {name: described[name] for name in ("format_version", "task", "label_names", "padding")} | {"inputs": inputs}
 
 
 def _writer(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInput) -> Writer:

@@ -24,7 +24,10 @@ TEST_NAMES = ("test", "test_matched", "validation_mismatched")
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """One split that is used: its ``role`` here (train, validation or test) and its name in the data set."""
+    """One split that is used: its ``role`` here (train, validation or test) and its name in the data set.
+
+    ``fingerprint`` is that of the ``datasets`` library: it finds the cache, and changes with the place of the files.
+    """
 
     role: str
     name: str

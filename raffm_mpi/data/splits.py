@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from raffm_mpi.config import Task
+from raffm_mpi.data.fingerprint import load_fingerprint
 from raffm_mpi.data.formats import Reader, open_array
 from raffm_mpi.data.images import ImageReader
 from raffm_mpi.data.questions import QuestionReader, References
@@ -86,13 +87,18 @@ class Split:
 
 @dataclass(frozen=True)
 class FederatedData:
-    """What a run reads: the splits, the group of each training row (int64 [N], by_column only), the pad token."""
+    """What a run reads: the splits, the group of each training row (int64 [N], by_column only), the pad token.
+
+    ``fingerprint`` is a SHA-256 (hexadecimal) of every row in its order, of its split and of what may be predicted.
+    It does not depend on where data set and cache are: two runs with the same one read the same examples.
+    """
 
     train: Split
     validation: Split | None
     test: Split | None
     groups: np.ndarray | None
     pad_token_id: int | None
+    fingerprint: str
 
 
 def open_data(folder: Path) -> FederatedData:
@@ -121,7 +127,9 @@ def open_data(folder: Path) -> FederatedData:
     by_column = meta["columns"]["group"] is not None
     groups = open_array(root / "train_groups.npy")[splits["train"].examples] if by_column else None
     pad_token_id = meta["padding"].get("input_ids")
-    return FederatedData(splits["train"], splits.get("validation"), splits.get("test"), groups, pad_token_id)
+    return FederatedData(
+        splits["train"], splits.get("validation"), splits.get("test"), groups, pad_token_id, load_fingerprint(folder)
+    )
 
 
 def stored_examples(root: Path, role: str, num_examples: int) -> np.ndarray:
