@@ -86,6 +86,7 @@ class ImageWriter(Writer):
     def _pixels(self, raw: dict[str, Any] | None) -> np.ndarray:
         """One image, uint8 [C, H, W]; raises ValueError with the cause where it cannot be read."""
         from datasets import Image
+        from PIL import UnidentifiedImageError
         from PIL.Image import Resampling
 
         if raw is None:
@@ -97,6 +98,8 @@ class ImageWriter(Writer):
             image = image.convert(self._mode)
             if image.size != self._size:
                 image = image.resize(self._size, Resampling.BILINEAR)
+        except UnidentifiedImageError as error:  # says where in memory it looked, which is another place each time
+            raise ValueError("the image cannot be decoded: its format is unknown") from error
         except Exception as error:  # PIL's codecs raise many types
             if isinstance(error, MemoryError) or getattr(error, "errno", None) in MACHINE_FAULTS:
                 raise

@@ -97,7 +97,7 @@ def image(bad: Any, cause: str) -> Case:
 PAIR = {"one": LONG, "two": "dull", "label": 1}
 QUESTION = {"question": "a film", "context": LONG, "answers": GOOD}
 CASES = {
-    "no image": image(b"broken", "the image cannot be decoded: "),
+    "no image": image(b"broken", "the image cannot be decoded: its format is unknown$"),
     "half an image": image(png(PIL.Image.effect_noise((9, 9), 50))[:80], "the image cannot be decoded: "),
     "16 bits": image(png(PIL.Image.new("I;16", (4, 4))), "the image cannot be decoded: mode I;16 has more than 8 bits"),
     "lost file": image({"bytes": None, "path": "lost.png"}, "the image cannot be decoded: "),
