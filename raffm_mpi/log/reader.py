@@ -122,6 +122,11 @@ class Run:
         return self._table("events")
 
     @cached_property
+    def checkpoints(self) -> pd.DataFrame:
+        """One row a checkpoint."""
+        return self._table("checkpoints")
+
+    @cached_property
     def ranks(self) -> pd.DataFrame:
         """One row an MPI rank, as of the last start."""
         return self._table("ranks")

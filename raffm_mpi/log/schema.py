@@ -71,9 +71,11 @@ ROUNDS = Table(
     64,
     (
         ROUND,
+        Column("attempt", "int16", "1", "how often the round was repeated with another cohort, 0: never"),
         Column("num_clients", "int32", "clients", "cohort"),
         Column("num_trained", "int32", "clients", "clients whose update was aggregated"),
         Column("num_dropped", "int32", "clients", "clients of the cohort that gave no update"),
+        Column("num_recoveries", "int16", "recoveries", "times that the round went on after ranks were lost"),
         Column("num_examples", "int64", "examples", "examples of the clients that trained, each counted once"),
         Column("learning_rate", "float64", "1", "learning rate of local training"),
         Column("train_loss", "float64", "1", "clients' mean losses, weighted by examples"),
@@ -104,6 +106,7 @@ CLIENTS = Table(
         Column("train_flops", "float64", "FLOP", "floating-point operations of its local training"),
         Column("num_examples", "int32", "examples", "its local examples: its weight in the mean"),
         Column("num_steps", "int32", "steps", "optimiser steps taken"),
+        Column("micro_batches", "int16", "1", "parts that its batches were split into to fit into memory, 1: whole"),
         Column("first_loss", "float32", "1", "loss of its first step"),
         Column("last_loss", "float32", "1", "loss of its last step"),
         Column("mean_loss", "float32", "1", "mean loss of its steps"),
@@ -118,7 +121,7 @@ CLIENTS = Table(
 SUBMODELS = Table(
     "submodels",
     "one row a distinct sub-model, in order of appearance",
-    "round",
+    "commit",
     64,
     (
         Column("submodel", "int32", "1", "identifier of the sub-model"),
@@ -215,6 +218,16 @@ CLIENT_SCORES = Table(
     ),
 )
 
+EVENT_KINDS = {
+    "dropped": "a client gave no update",
+    "warning": "what a person should know",
+    "recovery": "ranks were lost and the round went on",
+    "resumed": "the run went on from a checkpoint",
+    "interrupted": "the run was told to stop",
+    "repeated": "a round was repeated with another cohort",
+    "retried": "a client was trained again after running out of memory",
+}
+
 EVENTS = Table(
     "events",
     "what else happened, in order",
@@ -224,10 +237,21 @@ EVENTS = Table(
         ROUND,
         Column("client", "int32", "1", "simulated client; -1: none"),
         Column("rank", "int32", "1", "MPI rank; -1: none"),
-        Column(
-            "kind", "int8", "", "what happened", members=("dropped", "warning", "recovery", "resumed", "interrupted")
-        ),
+        Column("kind", "int8", "", "what happened", members=tuple(EVENT_KINDS)),
         Column("message", "S512", "", "one sentence"),
+    ),
+)
+
+CHECKPOINTS = Table(
+    "checkpoints",
+    "one row a checkpoint",
+    "commit",
+    64,
+    (
+        Column("round", "int32", "1", "the last committed round in it"),
+        Column("model_sha256", "S64", "", "SHA-256 of the global model, as final_model_sha256"),
+        Column("bytes", "int64", "bytes", "its size"),
+        Column("write_s", "float32", "s", "time that writing it took"),
     ),
 )
 
@@ -257,6 +281,7 @@ TABLES = {
         PERSONAL,
         CLIENT_SCORES,
         EVENTS,
+        CHECKPOINTS,
         RANKS,
     )
 }
@@ -294,6 +319,9 @@ def describe() -> str:
         lines += ["", f"### `/{table.name}`: {table.description}", ""]
         lines += ["| column | type | unit | what |", "|---|---|---|---|"]
         lines += [f"| `{c.name}` | {_type_name(c)} | {c.unit} | {c.description} |" for c in table.columns]
+        if table is EVENTS:
+            lines += ["", "| kind | what happened |", "|---|---|"]
+            lines += [f"| `{kind}` | {description} |" for kind, description in EVENT_KINDS.items()]
     return "\n".join(lines) + "\n"
 
 
