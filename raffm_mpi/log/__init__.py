@@ -1,7 +1,9 @@
 """The log of a run, ``run.h5``: its schema, the writer of rank 0 and the reader of everybody else (docs/log.md)."""
 
+from raffm_mpi.log.check import check_log
+from raffm_mpi.log.file import LogNotWritten
 from raffm_mpi.log.reader import Run, open_run
 from raffm_mpi.log.schema import GLOBAL_MODEL, LOWER_IS_BETTER
 from raffm_mpi.log.writer import RunLog
 
-__all__ = ["GLOBAL_MODEL", "LOWER_IS_BETTER", "Run", "RunLog", "open_run"]
+__all__ = ["GLOBAL_MODEL", "LOWER_IS_BETTER", "LogNotWritten", "Run", "RunLog", "check_log", "open_run"]

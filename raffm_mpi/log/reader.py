@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import yaml
 
+from raffm_mpi.log.commit import NO_COMMIT, Commit
 from raffm_mpi.log.schema import FORMAT, SCHEMA_VERSION, TABLES, log_file
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 READ_ATTEMPTS = 30  # 2^30 ns: about a second
-DAMAGED = (OSError, RuntimeError, KeyError, ValueError)  # what h5py raises on a broken file
+HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError)  # what h5py raises on a broken file or disk
 
 
 class Run:
@@ -28,9 +29,10 @@ class Run:
     To follow a run, open it again: opening takes milliseconds. Use as a context manager, or call :meth:`close`.
     """
 
-    def __init__(self, path: Path, file: h5py.File, num_rows: dict[str, int]) -> None:
+    def __init__(self, path: Path, file: h5py.File, commits: np.ndarray[Any, Any]) -> None:
         self.path = path
-        self.num_rows = num_rows
+        self.commits = commits  # [commits, len(commit.COLUMNS)], complete or not
+        self.num_rows = _last(commits).num_rows
         self._file = file
 
     def __enter__(self) -> Run:
@@ -136,13 +138,18 @@ class Run:
         try:
             dataset = self._file[table][column]
             rows: np.ndarray[Any, Any] = dataset[: self.num_rows[table]]
-        except DAMAGED as error:
-            raise ValueError(f"'{self.path}' is damaged at {table}/{column}: {_sentence(error)}") from None
+        except HDF5_ERRORS as error:
+            raise ValueError(f"'{self.path}' is damaged at {table}/{column}: {sentence(error)}") from None
         return rows
 
-    def labels(self, table: str, column: str) -> list[str]:
-        """Names along the second axis of a 2-D column, such as submodels/sizes."""
-        return [str(label) for label in self._file[table][column].attrs[TABLES[table].column(column).labels]]
+    def rows(self, table: str) -> dict[str, np.ndarray[Any, Any]]:
+        """The committed rows of all columns of a table as stored."""
+        return {column.name: self.values(table, column.name) for column in TABLES[table].columns}
+
+    def labels(self) -> dict[str, list[str]]:
+        """Names along the second axis of the 2-D columns: the dimensions and the label_names."""
+        wide = [(table.name, column) for table in TABLES.values() for column in table.columns if column.labels]
+        return {c.labels: [str(label) for label in self._file[table][c.name].attrs[c.labels]] for table, c in wide}
 
     def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd
@@ -157,7 +164,7 @@ class Run:
             elif column.is_text:
                 columns[column.name] = [value.decode("utf-8") for value in values]
             elif column.labels:
-                columns |= dict(zip(self.labels(name, column.name), values.T, strict=True))
+                columns |= dict(zip(self.labels()[column.labels], values.T, strict=True))
             else:
                 columns[column.name] = values
         return pd.DataFrame(columns)
@@ -181,7 +188,7 @@ def open_run(path: str | Path) -> Run:
                 f"'{file_path}' was written by a newer raffm_mpi: "
                 f"its schema_version is {version}, this one reads up to {SCHEMA_VERSION}"
             )
-        return Run(file_path, file, _committed_rows(file, file_path))
+        return Run(file_path, file, _commits(file, file_path))
     except BaseException:
         file.close()
         raise
@@ -194,14 +201,14 @@ def _open_file(path: Path) -> h5py.File:
         with path.open("rb") as stream:
             head = stream.read(12)
     except OSError as error:
-        raise ValueError(f"'{path}' cannot be read: {_sentence(error)}") from None
+        raise ValueError(f"'{path}' cannot be read: {sentence(error)}") from None
     if not head.startswith(HDF5_SIGNATURE):
         raise ValueError(f"'{path}' is not an HDF5 file")
     version, flags = head[8:9], head[11:12]  # of the superblock; bit 2: open for SWMR writing, or left so by a kill
     try:
         return _open_hdf5(path, being_written=version == b"\3" and flags[0] & 4 > 0)
-    except DAMAGED as error:
-        raise ValueError(f"'{path}' is truncated or damaged: {_sentence(error)}") from None
+    except HDF5_ERRORS as error:
+        raise ValueError(f"'{path}' is truncated or damaged: {sentence(error)}") from None
 
 
 def _open_hdf5(path: Path, being_written: bool) -> h5py.File:
@@ -225,21 +232,24 @@ def _open_hdf5(path: Path, being_written: bool) -> h5py.File:
     return h5py.File(h5py.h5f.open(os.fsencode(path), flags, access))
 
 
-def _committed_rows(file: h5py.File, path: Path) -> dict[str, int]:
-    """Rows of each table at the last complete commit, after checking that the file is long enough to hold them."""
+def _commits(file: h5py.File, path: Path) -> np.ndarray[Any, Any]:
+    """The records of all commits, after checking that the file is long enough to hold the rows of the last one."""
     try:
-        commits = file["committed"][:]
-        tables = [str(name) for name in file["committed"].attrs["tables"]]
-        complete = np.flatnonzero(commits[:, -1] == np.arange(1, len(commits) + 1))
-        last = commits[complete[-1]] if len(complete) else np.zeros(len(tables), np.int64)
-        num_rows = {table: int(count) for table, count in zip(tables, last, strict=False)}
+        commits: np.ndarray[Any, Any] = file["committed"][:]
+        num_rows = _last(commits).num_rows
         needed = max(_end(file[t.name][c.name], num_rows[t.name]) for t in TABLES.values() for c in t.columns)
-    except DAMAGED as error:
-        raise ValueError(f"'{path}' is truncated or damaged: {_sentence(error)}") from None
+    except HDF5_ERRORS as error:
+        raise ValueError(f"'{path}' is truncated or damaged: {sentence(error)}") from None
     size = os.path.getsize(path)
     if size < needed:
         raise ValueError(f"'{path}' is truncated: its tables reach to byte {needed}, the file ends at {size}")
-    return num_rows
+    return commits
+
+
+def _last(commits: np.ndarray[Any, Any]) -> Commit:
+    """The last complete commit."""
+    complete = np.flatnonzero(commits[:, -1] == np.arange(1, len(commits) + 1))
+    return Commit.of_record(commits[complete[-1]]) if len(complete) else NO_COMMIT
 
 
 def _end(dataset: h5py.Dataset, num_rows: int) -> int:
@@ -261,5 +271,6 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
-def _sentence(error: BaseException) -> str:
+def sentence(error: BaseException) -> str:
+    """What an error says, on one line."""
     return " ".join(str(error).split()) or type(error).__name__

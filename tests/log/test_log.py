@@ -1,7 +1,4 @@
-"""The log keeps whole rounds through kills, is followed while it grows, and says what is wrong with a broken file.
-
-Run as a script, this file is the writer that the tests kill: ``python test_log.py PATH NUM_ROUNDS PAUSE_S``.
-"""
+"""The log keeps whole rounds through kills, is followed while it grows, and says what is wrong with a broken file."""
 
 from __future__ import annotations
 
@@ -20,103 +17,28 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from run_logs import (
+    ATTRIBUTES_GIVEN,
+    DIMENSIONS,
+    EVALUATED,
+    LABELS,
+    PARTITION,
+    RANKS,
+    SHA256,
+    assert_whole_rounds,
+    create,
+    read_everything,
+    rows_of,
+    start_writer,
+    write_rounds,
+    write_whole,
+)
 
 from raffm_mpi.log import Run, RunLog, open_run
 from raffm_mpi.log import schema as log_schema
-from raffm_mpi.log.schema import ATTRIBUTES, EVENTS, TABLES, Table
+from raffm_mpi.log.schema import ATTRIBUTES, EVENTS, TABLES
 
-DIMENSIONS = ["residual", "head[0]", "ffn[0]"]
-LABELS = ["cat", "dog"]
-EVALUATED = ("evaluation", "metrics", "personal", "client_scores")
-ATTRIBUTES_GIVEN = {
-    "versions": {"python": "3.11.7", "torch": "2.13.0"},
-    "commit": "0123abc",
-    "hosts": ["node1", "node2"],
-    "num_ranks": 3,
-    "task": "text_classification",
-    "metrics": ["accuracy", "f1"],
-    "command": "raffm-mpi run config.yaml",
-}
-RANKS = [(0, "node1", "cpu", "server"), (1, "node1", "cuda:0", "client group"), (2, "nœud2", "cpu", "client group")]
-PARTITION = {"client": [0, 1], "num_examples": [3, 4], "label_counts": [[3, 0], [0, 4]]}
-PER_ROUND = ("clients", "groups", "submodels", "rounds")
-DOCS = Path(__file__).parents[1] / "docs" / "log.md"
-
-
-def create(path: Path, config: str = "seed: 0\n", **options) -> RunLog:
-    given = {"dimensions": DIMENSIONS, "label_names": LABELS, "ranks": RANKS, "attributes": ATTRIBUTES_GIVEN}
-    return RunLog.create(path, config=config, **{**given, **options})
-
-
-def rows_of(table: Table, round_: int) -> dict:
-    """Rows that depend on nothing but the table and the round; 1 to 400 of them, so that chunks are crossed."""
-    rng = np.random.default_rng([round_, *table.name.encode()])
-    length = 1 if table.name == "rounds" else int(rng.integers(1, 400 if table.name == "clients" else 4))
-    rows = {}
-    for column in table.columns:
-        if column.name == "round":
-            rows["round"] = round_
-        elif column.members:
-            rows[column.name] = rng.choice(column.members, length)
-        elif column.dtype.startswith("S"):
-            rows[column.name] = [f"é{round_}" for _ in range(length)]
-        elif column.labels:
-            rows[column.name] = rng.integers(0, 99, (length, {"dimensions": 3, "label_names": 2}[column.labels]))
-        elif column.dtype.startswith("float"):
-            rows[column.name] = rng.random(length).astype(column.dtype)
-        else:
-            rows[column.name] = rng.integers(0, 99, length)
-    return rows
-
-
-def write_rounds(log: RunLog, start: int, stop: int) -> None:
-    """Rounds as a server writes them: an event before the round's end, and the evaluation after it."""
-    for round_ in range(start, stop):
-        log.append("clients", **rows_of(TABLES["clients"], round_))
-        log.append("events", **rows_of(TABLES["events"], round_))
-        log.commit()
-        for name in PER_ROUND[1:]:
-            log.append(name, **rows_of(TABLES[name], round_))
-        log.commit()
-        for name in EVALUATED:
-            log.append(name, **rows_of(TABLES[name], round_))
-        log.commit()
-
-
-def expected(name: str, num_rounds: int) -> pd.DataFrame:
-    frames = []
-    for round_ in range(num_rounds):
-        rows = rows_of(TABLES[name], round_)
-        if "sizes" in rows:
-            rows |= dict(zip(DIMENSIONS, rows.pop("sizes").T, strict=True))
-        frames.append(pd.DataFrame(rows))
-    return pd.concat(frames, ignore_index=True)
-
-
-def assert_whole_rounds(run: Run) -> int:
-    """Every table shows the rows of the same rounds, and all of them; only the evaluation may lag and events lead."""
-    num_rounds = len(run.rounds)
-    for name in (*PER_ROUND, "events", *EVALUATED):
-        table = getattr(run, name)
-        table = table.astype({c.name: str for c in TABLES[name].columns if c.members})
-        in_table = num_rounds if name in PER_ROUND else table["round"].nunique()
-        lead = {**dict.fromkeys(EVALUATED, (-1, 0)), "events": (0, 1)}.get(name, (0, 0))
-        assert num_rounds + lead[0] <= in_table <= num_rounds + lead[1]
-        if in_table:
-            pd.testing.assert_frame_equal(table, expected(name, in_table), check_dtype=False)
-        else:
-            assert table.empty
-    return num_rounds
-
-
-def read_everything(path: Path) -> None:
-    with open_run(path) as run:
-        assert_whole_rounds(run)
-
-
-def start_writer(path: Path, num_rounds: int = 10**6, pause_s: float = 0.0) -> subprocess.Popen:
-    command = [sys.executable, __file__, str(path), str(num_rounds), str(pause_s)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+DOCS = Path(__file__).parents[2] / "docs" / "log.md"
 
 
 def killed_run(path: Path, delay_s: float) -> int:
@@ -140,8 +62,8 @@ def test_a_killed_writer_leaves_whole_rounds(tmp_path, seed):
 @pytest.mark.parametrize("num_writes", range(200, 300, 9))
 def test_a_writer_killed_between_any_two_writes_leaves_whole_rounds(tmp_path, num_writes):
     kill = ["-e", "trace=pwrite64", "-e", f"inject=pwrite64:signal=KILL:when={num_writes}"]
-    writer = [sys.executable, __file__, str(tmp_path), "1000", "0"]
-    subprocess.run(["strace", "-f", "-o", "/dev/null", *kill, *writer], capture_output=True)
+    with start_writer(tmp_path, 1000, before=("strace", "-f", "-o", "/dev/null", *kill)) as writer:
+        writer.communicate()
     with open_run(tmp_path) as run:
         assert assert_whole_rounds(run) < 3
 
@@ -188,7 +110,89 @@ def test_a_resumed_log_equals_one_that_was_never_cut(tmp_path, killed):
     with open_run(tmp_path) as run:
         assert assert_whole_rounds(run) == 5
         assert list(run.ranks.itertuples(index=False, name=None)) == RANKS
-        assert list(run.partition["cat"]) == [3, 0]
+        assert list(run.partition["cat"]) == [3] * len(PARTITION["client"])
+
+
+def resumed(path: Path, num_rounds: int, **options) -> tuple[RunLog, Run]:
+    log = RunLog.reopen(path, num_rounds=num_rounds, **options)
+    return log, open_run(path)
+
+
+def test_a_resumed_log_leaves_out_the_evaluations_to_come_again(tmp_path):
+    write_whole(tmp_path, 5)
+    log, run = resumed(tmp_path, 4, reevaluate=3)
+    for name in EVALUATED:
+        assert list(getattr(run, name)["round"].unique()) == [0, 1, 2]
+    assert list(run.rounds["round"]) == [0, 1, 2, 3]
+    log.append("evaluation", **rows_of("evaluation", 3))
+    log.finish("interrupted")
+    log, run = resumed(tmp_path, 2, reevaluate=3)
+    assert list(run.evaluation["round"].unique()) == [0, 1], "reevaluate keeps no round that is left out"
+    log.abandon()
+
+
+def test_a_resumed_log_remembers_what_befell_the_run_and_forgets_what_befell_lost_rounds(tmp_path):
+    log = create(tmp_path)
+    write_rounds(log, 0, 3)
+    fate = ["recovery", "resumed", "interrupted", "warning"]
+    for kind in EVENTS.column("kind").members:
+        log.append("events", round=2, client=-1, rank=-1, kind=kind, message=f"of {kind}")
+    log.finish("interrupted")
+    log, run = resumed(tmp_path, 2)
+    assert set(run.events.loc[run.events["round"] == 2, "kind"]) == set(fate)
+    assert {0, 1} <= set(run.events["round"])
+    log.abandon()
+
+
+def test_a_resumed_log_keeps_the_checkpoints_of_its_rounds(tmp_path):
+    log = create(tmp_path)
+    for round_ in range(4):
+        write_rounds(log, round_, round_ + 1)
+        log.append("checkpoints", round=round_, model_sha256="cd" * 32, bytes=10**10, write_s=0.5)
+    log.finish("interrupted")
+    log, run = resumed(tmp_path, 3)
+    assert list(run.checkpoints["round"]) == [0, 1, 2]
+    assert set(run.checkpoints["model_sha256"]) == {"cd" * 32}
+    log.abandon()
+
+
+@pytest.mark.parametrize("num_rounds", [0, 1, 3])
+def test_a_resumed_log_tells_the_sub_models_that_it_kept(tmp_path, num_rounds):
+    write_whole(tmp_path, 3)
+    log, run = resumed(tmp_path, num_rounds)
+    assert log.submodels.shape == (num_rounds, 3)
+    assert list(run.submodels["submodel"]) == list(range(num_rounds))
+    np.testing.assert_array_equal(run.submodels[DIMENSIONS], log.submodels)
+    log.abandon()
+
+
+def test_a_run_resumed_before_its_first_round_keeps_its_partition_alone(tmp_path):
+    write_whole(tmp_path, 2)
+    log, run = resumed(tmp_path, 0, reevaluate=-1)
+    assert {name for name, rows in run.num_rows.items() if rows} == {"partition", "ranks"}
+    write_rounds(log, 0, 2)
+    log.finish("finished", SHA256)
+    read_everything(tmp_path)
+
+
+def test_a_run_resumed_before_its_first_round_numbers_its_sub_models_anew(tmp_path):
+    log = create(tmp_path)
+    for number, round_ in enumerate([0, 0, -1]):  # two of the ladder, and one evaluated before the first round
+        log.append("submodels", **rows_of("submodels", number) | {"round": round_})
+    log.finish("interrupted")
+    log, run = resumed(tmp_path, 0, reevaluate=-1)
+    assert len(log.submodels) == len(run.submodels) == 0
+    log.abandon()
+
+
+def test_sub_models_are_shown_with_the_evaluation_that_names_them(tmp_path):
+    log = create(tmp_path)
+    log.append("submodels", **rows_of("submodels", 0))
+    log.append("evaluation", **rows_of("evaluation", 0) | {"round": -1})
+    log.commit()
+    with open_run(tmp_path) as run:
+        assert set(run.evaluation["submodel"]) <= set(run.submodels["submodel"])
+    log.abandon()
 
 
 def test_reopen_can_say_what_changed_with_the_new_start(tmp_path):
@@ -260,7 +264,7 @@ def test_a_round_of_three_clients_may_be_given_as_scalars_and_arrays(tmp_path):
         "last_loss": np.nan,
     }
     log.append("clients", **rows)
-    log.append("rounds", **rows_of(TABLES["rounds"], 0))
+    log.append("rounds", **rows_of("rounds", 0))
     log.finish("finished")
     with open_run(tmp_path) as run:
         assert list(run.clients["client"]) == [1, 2, 3]
@@ -296,17 +300,17 @@ def test_append_refuses_what_the_schema_does_not_allow(tmp_path, change):
 def test_append_takes_numbers_for_numbers_only(tmp_path):
     log = create(tmp_path)
     with pytest.raises(AssertionError, match=r"evaluation\.loss is float64"):
-        log.append("evaluation", **{**rows_of(TABLES["evaluation"], 0), "loss": "0.5"})
+        log.append("evaluation", **{**rows_of("evaluation", 0), "loss": "0.5"})
     log.finish("failed")
 
 
 @given(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=300), st.integers(0, 600))
 def test_text_is_cut_between_characters(text, num_bytes):
-    from raffm_mpi.log.writer import _cut
+    from raffm_mpi.log.rows import cut
 
-    cut = _cut(text, num_bytes).decode("utf-8")
-    assert text.startswith(cut)
-    assert cut == text or num_bytes - 4 < len(cut.encode()) <= num_bytes
+    short = cut(text, num_bytes).decode("utf-8")
+    assert text.startswith(short)
+    assert short == text or num_bytes - 4 < len(short.encode()) <= num_bytes
 
 
 def test_long_messages_and_odd_characters_are_logged(tmp_path):
@@ -407,13 +411,3 @@ def test_docs_log_md_documents_exactly_the_schema():
     assert schema == log_schema.describe(), "run python -m raffm_mpi.log and paste what it prints"
     printed = subprocess.run([sys.executable, "-m", "raffm_mpi.log"], capture_output=True, text=True, check=True).stdout
     assert printed == schema
-
-
-if __name__ == "__main__":
-    run_log = create(Path(sys.argv[1]))
-    run_log.append("partition", **PARTITION)
-    for number in range(int(sys.argv[2])):
-        write_rounds(run_log, number, number + 1)
-        print(number, flush=True)
-        time.sleep(float(sys.argv[3]))
-    run_log.finish("finished", "00" * 32)

@@ -1,0 +1,52 @@
+"""Rows as the schema stores them: checked when they are appended, so that writing them can only fail on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from raffm_mpi.log.schema import Column, Table
+
+
+def encode_rows(
+    table: Table, columns: Mapping[str, Any], labels: Mapping[str, Sequence[str]]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Copies of arrays, sequences and scalars as stored, all of one length; a scalar stands for every row.
+
+    ``labels`` gives the second axis of 2-D columns. AssertionError where the schema does not allow the values.
+    """
+    names = [column.name for column in table.columns]
+    assert sorted(columns) == sorted(names), f"{table.name} takes {names}, got {list(columns)}"
+    values = {column.name: _encode(table.name, column, columns[column.name]) for column in table.columns}
+    lengths = {len(values[c.name]) for c in table.columns if values[c.name].ndim > bool(c.labels)} or {1}
+    assert len(lengths) == 1, f"{table.name} got columns of different lengths: {sorted(lengths)}"
+    (length,) = lengths
+    widths = {c.name: (len(labels[c.labels]),) if c.labels else () for c in table.columns}
+    return {name: np.broadcast_to(value, (length, *widths[name])) for name, value in values.items()}
+
+
+def _encode(table: str, column: Column, value: Any) -> np.ndarray[Any, Any]:
+    """A value or a sequence of them as the column stores it, checked to lose nothing but a text's end."""
+    where = f"{table}.{column.name}"
+    array: np.ndarray[Any, Any]
+    if column.members:
+        names = np.asarray(value, dtype=object)
+        unknown = set(names.flat) - set(column.members)
+        assert not unknown, f"{where} got {unknown}; members are {column.members}"
+        array = np.vectorize(column.members.index, otypes=[column.dtype])(names)
+    elif column.is_text:
+        array = np.vectorize(cut, otypes=[column.dtype])(np.asarray(value, dtype=object), int(column.dtype[1:]))
+    else:
+        given = np.asarray(value)
+        assert np.can_cast(given.dtype, column.dtype, "same_kind"), f"{where} is {column.dtype}, got {given.dtype}"
+        array = given.astype(column.dtype)
+        assert array.dtype.kind == "f" or np.array_equal(array, given), f"{where} does not fit {column.dtype}"
+    assert array.ndim <= 1 + bool(column.labels), f"{where} got shape {array.shape}"
+    return array.astype(column.storage, copy=False)
+
+
+def cut(text: str, num_bytes: int) -> bytes:
+    """UTF-8 of at most so many bytes, cut between characters."""
+    return text.encode("utf-8", "replace")[:num_bytes].decode("utf-8", "ignore").encode("utf-8")
