@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
 Task = Literal[
     "image_classification", "text_classification", "regression", "question_answering", "seq2seq", "causal_lm"
 ]
@@ -100,11 +102,17 @@ class DataSettings(Group):
 
 
 class FederationSettings(Group):
-    """The population and the rounds."""
+    """The population and the rounds.
+
+    A round whose cohort gives fewer than ``min_trained`` updates is repeated with another cohort, ``max_repeats`` times
+    at most; then the run stops.
+    """
 
     num_clients: PositiveInt | None = None
     participation: Fraction = 0.1
     num_rounds: PositiveInt = 10
+    min_trained: PositiveInt = 1
+    max_repeats: Annotated[int, Field(ge=0)] = 3
     paper_faithful: bool = False
 
 
@@ -194,6 +202,20 @@ class EvaluationSettings(Group):
     personal: bool = True  # each client's score on its share of the test split, after the last round
 
 
+class ReliabilitySettings(Group):
+    """Checkpoints, and how long a run waits before it gives up on a rank or a disk (docs/reliability.md).
+
+    ``checkpoint_every`` counts rounds; null writes none. ``stop_before_end_s`` is how long before the end of its
+    allocation a job stops by itself.
+    """
+
+    checkpoint_every: PositiveInt | None = 1
+    checkpoints_kept: PositiveInt = 2
+    hang_timeout_s: Seconds = 1800.0
+    disk_patience_s: Annotated[float, Field(ge=0)] = 600.0
+    stop_before_end_s: Annotated[float, Field(ge=0)] = 120.0
+
+
 class LogSettings(Group):
     """The HDF5 log."""
 
@@ -205,6 +227,7 @@ class Settings(Group):
 
     seed: Annotated[int, Field(ge=0)] = 0
     output: str
+    resume: Literal["never", "auto"] = "never"
     model: ModelSettings
     data: DataSettings = DataSettings()
     federation: FederationSettings = FederationSettings()
@@ -212,6 +235,7 @@ class Settings(Group):
     training: TrainingSettings = TrainingSettings()
     compute: ComputeSettings = ComputeSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    reliability: ReliabilitySettings = ReliabilitySettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
@@ -232,13 +256,17 @@ def load_settings(path: str | Path, overrides: list[str] | None = None) -> Setti
 
     Raises ValueError with one sentence for each mistake, all at once.
     """
-    values = _read_yaml(Path(path))
-    for override in overrides or []:
-        _apply_override(values, override)
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate(apply_overrides(_read_yaml(Path(path)), overrides or []))
     except ValidationError as error:
         raise ValueError("\n".join(_sentences(error, str(path)))) from None
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The values with ``key=value`` overrides applied, in place; raises ValueError for one that is not of that form."""
+    for override in overrides:
+        _apply_override(values, override)
+    return values
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

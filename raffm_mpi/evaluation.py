@@ -17,7 +17,13 @@ from raffm_mpi.training import Device
 
 
 def evaluate(
-    model: nn.Module, split: Split, task: Task, device: Device, batch_size: int, batches: Iterable[int] | None = None
+    model: nn.Module,
+    split: Split,
+    task: Task,
+    device: Device,
+    batch_size: int,
+    batches: Iterable[int] | None = None,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """A model's predictions on the batches of a split, in file order.
 
@@ -32,6 +38,7 @@ def evaluate(
             with device.autocast():
                 outputs = model(**batch)
             predictions[rows] = _PREDICT[task](outputs, batch, split, rows)
+            after_batch()
     return predictions
 
 

@@ -17,9 +17,11 @@ from raffm_mpi.log import GLOBAL_MODEL, open_run
 class PlainDisplay:
     """One line a round, with the newest evaluation, for logs and pipes."""
 
-    def __init__(self, num_rounds: int) -> None:
+    def __init__(self, num_rounds: int, num_done: int = 0) -> None:
         self.num_rounds = num_rounds
         self.score = ""
+        if num_done:
+            print(f"going on after round {num_done}/{num_rounds}", flush=True)
 
     def round_done(self, row: Mapping[str, Any]) -> None:
         """Print the round."""
@@ -43,7 +45,7 @@ class PlainDisplay:
 class LiveDisplay:
     """A progress bar with the newest loss and score."""
 
-    def __init__(self, num_rounds: int) -> None:
+    def __init__(self, num_rounds: int, num_done: int = 0) -> None:
         self.progress = Progress(
             TextColumn("rounds"),
             BarColumn(),
@@ -52,7 +54,7 @@ class LiveDisplay:
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
         )
-        self.task = self.progress.add_task("", total=num_rounds)
+        self.task = self.progress.add_task("", total=num_rounds, completed=num_done)
         self.loss, self.score = "", ""
         self.progress.start()
 
@@ -72,9 +74,9 @@ class LiveDisplay:
         self.progress.stop()
 
 
-def make_display(num_rounds: int) -> PlainDisplay | LiveDisplay:
-    """The display that suits standard output."""
-    return LiveDisplay(num_rounds) if _on_terminal() else PlainDisplay(num_rounds)
+def make_display(num_rounds: int, num_done: int = 0) -> PlainDisplay | LiveDisplay:
+    """The display that suits standard output, of a run with some rounds done before."""
+    return (LiveDisplay if _on_terminal() else PlainDisplay)(num_rounds, num_done)
 
 
 def _on_terminal() -> bool:

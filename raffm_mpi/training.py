@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,11 @@ class Device:
             return batch
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
+    def empty_cache(self) -> None:
+        """Give back what torch's allocator of a GPU keeps for later."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def autocast(self) -> torch.autocast:
         """The precision of the forward pass."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
@@ -78,6 +83,10 @@ def learning_rate(settings: TrainingSettings, round: int) -> float:
     return settings.learning_rate * settings.learning_rate_decay ** (round // settings.decay_every_rounds)
 
 
+class TrainingFault(Exception):
+    """A client's training came to nothing; the message says why."""
+
+
 def train(
     model: nn.Module,
     split: Split,
@@ -88,28 +97,62 @@ def train(
     seed: int,
     round: int,
     client: int,
+    micro_batches: int = 1,
+    after_step: Callable[[], None] = lambda: None,
 ) -> TrainingResult:
-    """Train a model in place on some examples of a split; all random numbers are keyed by (seed, round, client)."""
+    """Train a model in place on some examples of a split; all random numbers are keyed by (seed, round, client).
+
+    Each batch goes through the model in ``micro_batches`` parts, whose gradients add up to the batch's: the same mean,
+    rounded otherwise. Raises TrainingFault where there is nothing to train on, a batch cannot be read, or a loss is not
+    finite.
+    """
+    if not len(indices):
+        raise TrainingFault("it has no examples")
     torch.manual_seed(torch_seed(seed, "training", round, client))
     order = generator(seed, "batches", round, client)
     optimizer = _optimizer(model, settings, learning_rate(settings, round))
     model.train()
     losses = []
     start = time.perf_counter()
-    for batch in _batches(indices, settings, order):
-        with device.autocast():
-            loss = model(**device.move(split.batch(batch))).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if settings.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        optimizer.step()
-        losses.append(loss.detach())
+    try:
+        for rows in _batches(indices, settings, order):
+            losses.append(_backward(model, split, rows, device, micro_batches))
+            if settings.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            after_step()
+    finally:
+        for parameter in model.parameters():
+            parameter.grad = None
     values = torch.stack(losses).double().cpu()
     train_s = time.perf_counter() - start
-    for parameter in model.parameters():
-        parameter.grad = None
+    if not values.isfinite().all():
+        step = int((~values.isfinite()).nonzero()[0])
+        raise TrainingFault(f"its loss is {float(values[step]):g} at step {step + 1} of {len(values)}")
     return TrainingResult(len(losses), float(values[0]), float(values[-1]), float(values.mean()), train_s)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of torch or numpy says that memory ran out, on a GPU or on the host."""
+    allocator = "not enough memory" in str(error) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (isinstance(error, RuntimeError) and allocator)
+
+
+def _backward(model: nn.Module, split: Split, rows: np.ndarray, device: Device, micro_batches: int) -> Tensor:
+    """Add the gradients of a batch's mean loss, in parts, and return that loss."""
+    total = torch.zeros((), device=device.device)
+    for part in np.array_split(rows, min(micro_batches, len(rows))):
+        try:
+            batch = split.batch(part)
+        except (ValueError, OSError) as error:
+            raise TrainingFault(str(error)) from error
+        with device.autocast():
+            loss = model(**device.move(batch)).loss
+        share = len(part) / len(rows)
+        (loss if share == 1 else loss * share).backward()
+        total += loss.detach() * share
+    return total
 
 
 def _optimizer(model: nn.Module, settings: TrainingSettings, rate: float) -> torch.optim.Optimizer:

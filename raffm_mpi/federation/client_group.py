@@ -3,50 +3,74 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from raffm_mpi.aggregation import ExactSum, flaw
+from raffm_mpi.aggregation import flaw
 from raffm_mpi.elastic.labels import Tensors, within
 from raffm_mpi.elastic.packing import allocate
 from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.evaluation import evaluate
 from raffm_mpi.federation.experiment import Experiment, during
-from raffm_mpi.federation.plan import CLIENT_REPORT, SPLITS, Action, Plan, Round
+from raffm_mpi.federation.interruptions import Dismissed, RanksLost
+from raffm_mpi.federation.plan import SPLITS, Action, Plan, Round
+from raffm_mpi.federation.presence import Phase
+from raffm_mpi.federation.tally import CLIENT_REPORT, Tally
 from raffm_mpi.federation.transport import Transport
-from raffm_mpi.training import TrainingResult, train
+from raffm_mpi.training import TrainingFault, TrainingResult, is_out_of_memory, train
+
+_NOTHING = TrainingResult(0, 0.0, 0.0, 0.0, 0.0)
+_OUT_OF_MEMORY = "its sub-model ran out of memory"
 
 
 class ClientGroup:
-    """Trains clients on one elastic model; group g is rank g + 1, or rank 0 where it is alone."""
+    """Trains clients on one elastic model; group g is rank g + 1, and the last is the server where it is alone."""
 
     def __init__(self, experiment: Experiment, transport: Transport) -> None:
         self.experiment = experiment
         self.transport = transport
-        self.number = max(transport.rank - 1, 0)
+        self.presence = transport.presence
+        self.number = (transport.rank - 1) % len(transport.hosts)
         self.device = experiment.device
         self.shell = Shell(experiment.model, self.device.device)
+        self.kept: Tally | None = None  # trained since the sums were last handed over
 
     def serve(self) -> None:
-        """Do what rank 0 plans until it says stop."""
-        while (plan := Plan.receive(self.transport)).action != Action.STOP:
-            with during(f"round {plan.round}"):
-                if plan.action == Action.TRAIN:
-                    self._serve_round(plan)
-                else:
-                    self._serve_evaluation(plan)
+        """Do what rank 0 plans until it says stop; go on without ranks that die."""
+        while True:
+            try:
+                self._serve_step()
+            except RanksLost:
+                self.transport.recover()
+            except Dismissed:
+                return
+
+    def _serve_step(self) -> None:
+        self.presence.doing(Phase.WAITING)
+        plan = Plan.receive(self.transport)
+        with during(f"round {plan.round}"):
+            if plan.action == Action.TRAIN:
+                self._serve_round(plan)
+            elif plan.action == Action.EVALUATE:
+                self._serve_evaluation(plan)
+            else:
+                self.transport.await_dismissal()
 
     def _serve_round(self, plan: Plan) -> None:
+        if self.kept is not None and self.kept.key != plan.key:
+            self.kept = None
         round = Round.derive(plan, self.experiment)
         envelope = allocate(round.layout)
-        self.transport.broadcast(envelope.buffer.numpy())
-        total, reports = self.train_round(round, envelope.tensors)
-        self.transport.reduce(total.packed.buffer.numpy())
-        self.transport.merge(reports)
+        if plan.trains:
+            self.transport.broadcast(envelope.buffer.numpy())
+        tally = self.train_round(round, envelope.tensors)
+        self.presence.doing(Phase.WAITING)
+        self.transport.reduce(tally.total.on_host().packed.buffer.numpy())
+        self.transport.merge(tally.reports)
 
     def _serve_evaluation(self, plan: Plan) -> None:
+        self.presence.doing(Phase.EVALUATING, plan.round)
         selection = self.experiment.method.ladder()[plan.rung]
         layout = self.experiment.layout.restrict(selection)
         packed = allocate(layout)
@@ -54,58 +78,80 @@ class ClientGroup:
         model = self.shell.fill(layout, self._to_device(packed.tensors))
         split, task = self.experiment.split(SPLITS[plan.split]), self.experiment.info.task
         batch_size = self.experiment.settings.evaluation.batch_size
-        mine = range(self.number, -(-len(split) // batch_size), self.transport.size - 1)
-        self.transport.merge(evaluate(model, split, task, self.device, batch_size, mine).reshape(-1))
+        shard, num_shards = self.transport.members.index(self.transport.rank) - 1, self.transport.size - 1
+        mine = range(shard, -(-len(split) // batch_size), num_shards)
+        predictions = evaluate(model, split, task, self.device, batch_size, mine, self.presence.step)
+        self.transport.merge(predictions.reshape(-1))
 
-    def train_round(self, round: Round, envelope: Tensors) -> tuple[ExactSum, np.ndarray]:
-        """Train this group's clients on the envelope's tensors: the sum of their updates, and a report of each."""
+    def train_round(self, round: Round, envelope: Tensors) -> Tally:
+        """Train this group's clients on the envelope's tensors; returns all it has trained since it handed sums over.
+
+        Ends early, between two clients, where the run shall stop. Raises RanksLost there where ranks have died.
+        """
         received = self._to_device(envelope)
-        total = ExactSum.zeros(round.layout, round.total_weight, self.device.device)
-        reports = np.zeros(len(round.plan.cohort), CLIENT_REPORT)
-        for position in self._my_clients(round):
-            start = time.perf_counter()
+        if self.kept is None:
+            self.kept = Tally.empty(round, self.device.device)
+        for position in np.flatnonzero(round.plan.groups == self.number):
             client = int(round.plan.cohort[position])
+            self.presence.doing(Phase.TRAINING, round.plan.round, client)
+            self.presence.pulse()
+            if self.transport.ranks_are_lost:
+                raise RanksLost
+            if self.presence.stopping:
+                break
             with during(f"client {client}"):
-                result, problem = self._train_client(round, position, client, received, total)
-            reports[position] = (
-                problem is None,
-                result.num_steps,
-                result.first_loss,
-                result.last_loss,
-                result.mean_loss,
-                result.train_s,
-                time.perf_counter() - start - result.train_s,
-                (problem or "").encode()[: CLIENT_REPORT["flaw"].itemsize],
-            )
-        return total.on_host(), reports
+                self.kept.reports[position] = self._serve_client(round, int(position), client, received, self.kept)
+        return self.kept
+
+    def _serve_client(
+        self, round: Round, position: int, client: int, received: Tensors, tally: Tally
+    ) -> tuple[int | float | bytes, ...]:
+        """Train a client, in smaller parts if its batches do not fit into memory; returns its row of the reports."""
+        start = time.perf_counter()
+        problem, micro_batches = "", 1
+        result, fault = self._train_client(round, position, client, received, tally, micro_batches)
+        if fault is _OUT_OF_MEMORY:
+            problem, micro_batches = f"{fault}; trained again with half batches", 2
+            result, fault = self._train_client(round, position, client, received, tally, micro_batches)
+        overhead_s = time.perf_counter() - start - result.train_s
+        losses = (result.first_loss, result.last_loss, result.mean_loss)
+        told = (fault or problem).encode()[: CLIENT_REPORT["problem"].itemsize]
+        return 1, not fault, self.number, result.num_steps, micro_batches, *losses, result.train_s, overhead_s, told
 
     def _train_client(
-        self, round: Round, position: int, client: int, received: Tensors, total: ExactSum
-    ) -> tuple[TrainingResult, str | None]:
-        """Slice, train, add the weighted update to the sum; a flawed update is left out, with the reason."""
+        self, round: Round, position: int, client: int, received: Tensors, tally: Tally, micro_batches: int
+    ) -> tuple[TrainingResult, str]:
+        """Slice, train, add the weighted update to the sum; what went wrong is returned, and leaves no trace in it."""
         experiment = self.experiment
         selection = within(round.envelope, round.selections[position])
-        slices = round.layout.take(received, selection)
-        trained = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in slices.items()}
-        model = self.shell.fill(round.layout.restrict(selection), trained)
-        result = train(
-            model,
-            experiment.examples.train,
-            experiment.partition.client(client),
-            experiment.settings.training,
-            self.device,
-            seed=experiment.settings.seed,
-            round=round.plan.round,
-            client=client,
-        )
+        try:
+            slices = round.layout.take(received, selection)
+            trained = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in slices.items()}
+            model = self.shell.fill(round.layout.restrict(selection), trained)
+            result = train(
+                model,
+                experiment.examples.train,
+                experiment.partition.client(client),
+                experiment.settings.training,
+                self.device,
+                seed=experiment.settings.seed,
+                round=round.plan.round,
+                client=client,
+                micro_batches=micro_batches,
+                after_step=self.presence.step,
+            )
+        except TrainingFault as fault:
+            return _NOTHING, str(fault)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.device.empty_cache()
+            return _NOTHING, _OUT_OF_MEMORY
         update = {name: tensor.sub_(slices[name]) for name, tensor in trained.items()}
         problem = flaw(update)
         if problem is None:
-            total.add(selection, update, round.weights[position])
-        return result, problem
-
-    def _my_clients(self, round: Round) -> Iterator[int]:
-        return (int(position) for position in np.flatnonzero(round.plan.groups == self.number))
+            tally.total.add(selection, update, round.weights[position])
+        return result, problem or ""
 
     def _to_device(self, tensors: Tensors) -> Tensors:
         return {name: tensor.to(self.device.device) for name, tensor in tensors.items()}

@@ -19,6 +19,7 @@ from raffm_mpi.elastic.cost import Cost, Lengths, cost
 from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.federation.interruptions import Interruption
 from raffm_mpi.federation.transport import Transport
 from raffm_mpi.methods import Method, check_method, make_method
 from raffm_mpi.metrics import metrics_of
@@ -108,6 +109,8 @@ def during(what: str) -> Iterator[None]:
     """Say where in the run an error happened."""
     try:
         yield
+    except Interruption:
+        raise
     except Exception as error:
         raise RuntimeError(f"{what}: {error}") from error
 

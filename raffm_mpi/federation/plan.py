@@ -14,6 +14,8 @@ from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.federation.experiment import Experiment
 from raffm_mpi.federation.transport import Transport
 
+NOBODY = -1  # the group of a client that is not to be trained
+
 
 class Action(IntEnum):
     """The next common step of all ranks."""
@@ -27,32 +29,47 @@ class Action(IntEnum):
 class Plan:
     """One step: the cohort and the group of each of its clients (for TRAIN), or which evaluation (for EVALUATE).
 
-    All that travels is this: selections, shapes, weights and seeds follow from it on every rank.
+    All that travels is this: selections, shapes, weights and seeds follow from it on every rank. A round takes several
+    plans where ranks die: ``deal`` counts those whose sums have arrived, so that a group keeps what it trained since
+    until it has handed it over.
     """
 
     action: Action
     round: int = 0
     cohort: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    groups: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    groups: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # NOBODY: is not to be trained
+    attempt: int = 0  # how often the round was repeated with another cohort
+    deal: int = 0
     split: int = 0  # of SPLITS
     rung: int = 0  # of the method's ladder
 
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """What a group's sums belong to."""
+        return self.round, self.attempt, self.deal
+
+    @property
+    def trains(self) -> bool:
+        """Whether anybody is to train: else the groups hand over what they have."""
+        return bool((self.groups != NOBODY).any())
+
     def broadcast(self, transport: Transport) -> None:
         """Send the plan from rank 0 (the other side is :meth:`receive`)."""
-        transport.broadcast(np.array([self.action, self.round, len(self.cohort), self.split, self.rung], np.int64))
+        header = [self.action, self.round, len(self.cohort), self.attempt, self.deal, self.split, self.rung]
+        transport.broadcast(np.array(header, np.int64))
         if len(self.cohort):
             transport.broadcast(np.stack([self.cohort, self.groups]))
 
     @classmethod
     def receive(cls, transport: Transport) -> Plan:
         """Receive the plan that rank 0 sends with :meth:`broadcast`."""
-        header = np.zeros(5, np.int64)
+        header = np.zeros(7, np.int64)
         transport.broadcast(header)
-        action, round, num_clients, split, rung = (int(value) for value in header)
+        action, round, num_clients, attempt, deal, split, rung = (int(value) for value in header)
         rows = np.zeros((2, num_clients), np.int64)
         if num_clients:
             transport.broadcast(rows)
-        return cls(Action(action), round, rows[0], rows[1], split, rung)
+        return cls(Action(action), round, rows[0], rows[1], attempt, deal, split, rung)
 
 
 @dataclass(frozen=True)
@@ -88,17 +105,4 @@ class Round:
         return np.array([self.experiment.client_flops(int(client), selection) for client, selection in pairs])
 
 
-# What a group reports of each client, and of itself: rows that one rank fills and rank 0 merges.
-CLIENT_REPORT = np.dtype(
-    [
-        ("trained", "u1"),
-        ("num_steps", "i8"),
-        ("first_loss", "f8"),
-        ("last_loss", "f8"),
-        ("mean_loss", "f8"),
-        ("train_s", "f8"),
-        ("overhead_s", "f8"),
-        ("flaw", "S240"),
-    ]
-)
 SPLITS = ("validation", "test")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,10 +13,16 @@ import numpy as np
 from raffm_mpi.elastic.cost import peak_training_bytes
 from raffm_mpi.elastic.labels import FULL, Selection
 from raffm_mpi.evaluation import score_clients, score_split
+from raffm_mpi.federation.checkpoint import Checkpoint
+from raffm_mpi.federation.disk import Disk
 from raffm_mpi.federation.experiment import Experiment
-from raffm_mpi.federation.plan import CLIENT_REPORT, Round
+from raffm_mpi.federation.plan import Round
+from raffm_mpi.federation.say import say
+from raffm_mpi.federation.tally import CLIENT_REPORT, Tally
 from raffm_mpi.log import LOWER_IS_BETTER, RunLog
 from raffm_mpi.training import learning_rate
+
+_NOT_LOGGED = ("done", "trained", "problem")  # of a report, in the clients table
 
 
 class Display(Protocol):
@@ -41,17 +48,34 @@ class Clock:
     commit_s: float = 0.0
     round_s: float = 0.0
     predicted_s: np.ndarray = field(default_factory=lambda: np.zeros(1))  # [num_groups]
+    groups: Sequence[int] = ()  # the living, when the round ended
+    num_recoveries: int = 0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Ranks that died, and what was dealt to whom when the first of them was found dead."""
+
+    dealt: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # the group of each of the cohort
+    ranks: tuple[int, ...] = ()
+    start: float = field(default_factory=time.perf_counter)
 
 
 class Recorder:
     """Turns rounds and evaluations into rows; a round's rows are committed together."""
 
-    def __init__(self, experiment: Experiment, log: RunLog, display: Display, first_rank: int) -> None:
+    def __init__(
+        self, experiment: Experiment, log: RunLog, display: Display, disk: Disk, hosts: Sequence[str], next_round: int
+    ) -> None:
         self.experiment = experiment
         self.log = log
         self.display = display
-        self.first_rank = first_rank  # of the client groups
-        self._submodels: dict[tuple[int, ...], int] = {}
+        self.disk = disk
+        self.hosts = hosts  # of each rank
+        self.committed_round = next_round - 1
+        self.evaluated_round = max(next_round - 2, -1)  # the last whose evaluation is in the log
+        self.last_problem = "none"  # why the last client was dropped
+        self._submodels = {tuple(sizes): number for number, sizes in enumerate(log.submodels.tolist())}
         for selection in experiment.method.ladder():  # these come first: sub-model 0 is the full one
             self._submodel(0, selection)
 
@@ -59,16 +83,59 @@ class Recorder:
         """Log a committed round from its groups' reports."""
         clients = self._client_rows(round, reports)
         self.log.append("clients", **clients)
-        self._log_drops(round, reports)
+        self._log_problems(round, reports)
         self.log.append("groups", **self._group_rows(round, reports, clock))
         row = self._round_row(round, clients, clock) | {"exchange_bytes": exchange_bytes}
         self.log.append("rounds", **row)
-        self.log.commit()
+        self.commit()
+        self.committed_round = round.plan.round
         self.display.round_done(row)
+
+    def commit(self) -> None:
+        """Make what was logged last."""
+        self.disk.write(self.log.commit)
+
+    def repeat(self, round: Round, tally: Tally, min_trained: int) -> None:
+        """Log a round that is repeated with another cohort."""
+        self._log_problems(round, tally.reports)
+        self.event(
+            round.plan.round,
+            "repeated",
+            f"{len(tally.trained)} of {len(tally.reports)} clients gave an update, fewer than federation.min_trained "
+            f"{min_trained}: repeated with another cohort",
+        )
+
+    def recovery(self, number: int, loss: Loss, still_open: np.ndarray) -> None:
+        """Log that the run goes on without ranks that died; ``still_open`` are the clients to be trained yet."""
+        seconds = time.perf_counter() - loss.start
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        for rank in loss.ranks:
+            num_again = int((loss.dealt[still_open] == rank - 1).sum())
+            message = (
+                f"rank {rank} on {self.hosts[rank]} died (found {now}): {num_again} clients that it had are trained "
+                f"again, the others went on after {seconds:.1f} s"
+            )
+            say(f"round {number}: {message}")
+            self.event(number, "recovery", message, rank=rank)
+
+    def event(self, number: int, kind: str, message: str, rank: int = -1, client: int = -1) -> None:
+        """Log what else happened."""
+        self.log.append("events", round=number, client=client, rank=rank, kind=kind, message=message)
+
+    def checkpoint(self, checkpoint: Checkpoint, seconds: float) -> None:
+        """Log a checkpoint."""
+        self.log.append(
+            "checkpoints",
+            round=checkpoint.round,
+            model_sha256=checkpoint.state["model_sha256"],
+            bytes=checkpoint.num_bytes,
+            write_s=seconds,
+        )
 
     def evaluation(self, number: int, selection: Selection, role: str, predictions: np.ndarray, seconds: float) -> None:
         """Log what a sub-model's predictions after a round are worth; they are :func:`evaluation.evaluate`'s."""
         experiment, split = self.experiment, self.experiment.split(role)
+        self.evaluated_round = number
         main, *_ = experiment.metrics
         scores = score_split(experiment.info.task, experiment.metrics, predictions, split)
         key = {"round": number, "submodel": self._submodel(number, selection), "split": role}
@@ -118,7 +185,6 @@ class Recorder:
         return {
             "round": np.full(len(reports), plan.round),
             "client": plan.cohort,
-            "group": plan.groups,
             "submodel": np.array([self._submodel(plan.round, selection) for selection in round.selections]),
             "parameters": np.array([price.parameters for price in prices]),
             "train_flops": round.flops,
@@ -126,31 +192,35 @@ class Recorder:
             "bytes_down": num_bytes,
             "bytes_up": num_bytes,
             "status": np.where(reports["trained"], "trained", "dropped"),
-        } | {name: reports[name] for name in CLIENT_REPORT.names or () if name not in ("trained", "flaw")}
+        } | {name: reports[name] for name in CLIENT_REPORT.names or () if name not in _NOT_LOGGED}
 
-    def _log_drops(self, round: Round, reports: np.ndarray) -> None:
-        for position in np.flatnonzero(reports["trained"] == 0):
-            self.log.append(
-                "events",
-                round=round.plan.round,
-                client=round.plan.cohort[position],
-                rank=round.plan.groups[position] + self.first_rank,
-                kind="dropped",
-                message=reports["flaw"][position].decode(errors="ignore"),
-            )
+    def _log_problems(self, round: Round, reports: np.ndarray) -> None:
+        for position in np.flatnonzero(reports["problem"] != b""):
+            kind = "retried" if reports["trained"][position] else "dropped"
+            message = reports["problem"][position].decode(errors="ignore")
+            client, rank = int(round.plan.cohort[position]), self._rank_of(reports["group"][position])
+            self.event(round.plan.round, kind, message, rank, client)
+            self.last_problem = f"client {client}: {message}" if kind == "dropped" else self.last_problem
 
     def _group_rows(self, round: Round, reports: np.ndarray, clock: Clock) -> dict[str, np.ndarray]:
-        count = len(clock.predicted_s)
-        actual_s = _group_seconds(round, reports, count)
+        count = max(len(self.hosts), 1 + int(reports["group"].max()))  # a stopped run may have had more groups
+        predicted_s = np.zeros(count)
+        predicted_s[: len(clock.predicted_s)] = clock.predicted_s
+        groups = np.union1d(reports["group"], clock.groups).astype(int)  # those that died have given what they trained
+        actual_s = _group_seconds(reports, count)[groups]
         return {
-            "round": np.full(count, round.plan.round),
-            "group": np.arange(count),
-            "rank": np.arange(count) + self.first_rank,
-            "num_clients": np.bincount(round.plan.groups, minlength=count),
-            "predicted_s": clock.predicted_s,
+            "round": np.full(len(groups), round.plan.round),
+            "group": groups,
+            "rank": np.array([self._rank_of(group) for group in groups]),
+            "num_clients": np.bincount(reports["group"], minlength=count)[groups],
+            "predicted_s": predicted_s[groups],
             "actual_s": actual_s,
             "idle_s": actual_s.max() - actual_s,
         }
+
+    def _rank_of(self, group: int) -> int:
+        """The rank of a group: the server's own has the last number; -1 for one that only an earlier start had."""
+        return (int(group) + 1) % len(self.hosts) if group < len(self.hosts) else -1
 
     def _round_row(self, round: Round, clients: dict[str, np.ndarray], clock: Clock) -> dict[str, Any]:
         trained = clients["status"] == "trained"
@@ -158,9 +228,11 @@ class Recorder:
         losses = clients["mean_loss"][trained]
         return {
             "round": round.plan.round,
+            "attempt": round.plan.attempt,
             "num_clients": len(trained),
             "num_trained": int(trained.sum()),
             "num_dropped": int((~trained).sum()),
+            "num_recoveries": clock.num_recoveries,
             "num_examples": int(examples.sum()),
             "learning_rate": learning_rate(self.experiment.settings.training, round.plan.round),
             "train_loss": float(np.average(losses, weights=examples)) if len(examples) else float("nan"),
@@ -169,7 +241,7 @@ class Recorder:
             "bytes_up": int(clients["bytes_up"].sum()),
             "predicted_s": float(clock.predicted_s.max()),
             "broadcast_s": clock.broadcast_s,
-            "train_s": float(_group_seconds(round, clients, 0).max()),
+            "train_s": float(_group_seconds(clients, 0).max()),
             "reduce_s": clock.reduce_s,
             "commit_s": clock.commit_s,
             "round_s": clock.round_s,
@@ -200,6 +272,6 @@ class Recorder:
         return self._submodels[sizes]
 
 
-def _group_seconds(round: Round, rows: Mapping[str, np.ndarray] | np.ndarray, count: int) -> np.ndarray:
+def _group_seconds(rows: Mapping[str, np.ndarray] | np.ndarray, count: int) -> np.ndarray:
     """Measured seconds of each group: its clients' training and overhead."""
-    return np.bincount(round.plan.groups, weights=rows["train_s"] + rows["overhead_s"], minlength=count)
+    return np.bincount(rows["group"], weights=rows["train_s"] + rows["overhead_s"], minlength=count)

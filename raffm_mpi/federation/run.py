@@ -3,127 +3,152 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from raffm_mpi.config import Settings
+from raffm_mpi.federation.allocation import end_of_allocation
 from raffm_mpi.federation.client_group import ClientGroup
+from raffm_mpi.federation.disk import Disk
 from raffm_mpi.federation.experiment import Experiment, Look, look, set_up
+from raffm_mpi.federation.interruptions import Interruption
+from raffm_mpi.federation.logbook import close_log, log_start, open_log
 from raffm_mpi.federation.recorder import Display, Recorder
-from raffm_mpi.federation.server import Server
+from raffm_mpi.federation.resume import Start, check_identity, find_start, identity
+from raffm_mpi.federation.say import say
+from raffm_mpi.federation.server import Server, dismiss
+from raffm_mpi.federation.state import RunState
 from raffm_mpi.federation.transport import Transport
-from raffm_mpi.log import RunLog
 from raffm_mpi.model import save_model, sha256
 
-NO_CLASSES = ("all",)  # the one column of the partition's label counts, for tasks without classes
-_OWN_FILES = ("run.h5", "config.yaml", "model", "report.png", "report.svg")
-_LIBRARIES = ("torch", "transformers", "datasets", "numpy", "h5py", "mpi4py", "safetensors")
+_SETUP_PATIENCE = 10  # times the settings' patience with a silent rank: preparing a data set gives no sign of life
 
 
-def look_first(settings: Settings, overwrite: bool) -> Look:
+@dataclass(frozen=True)
+class FirstLook:
+    """What rank 0 knows before the other ranks load anything: data and model, and where the run begins."""
+
+    look: Look
+    start: Start
+
+
+def look_first(settings: Settings, overwrite: bool) -> FirstLook:
     """What rank 0 finds out before the other ranks load anything, so that most mistakes end a run within seconds.
 
-    Raises ValueError for an output folder that cannot or must not be written, and as :func:`experiment.look`.
+    Raises ValueError for an output folder that cannot or must not be written, for a run there that is another one, and
+    as :func:`experiment.look`.
     """
-    _check_output(Path(settings.output), overwrite)
-    return look(settings)
+    resume = settings.resume == "auto"
+    if resume and overwrite:
+        raise ValueError("give --resume (resume: auto) or --overwrite, not both")
+    _check_output(Path(settings.output), overwrite, resume)
+    start = find_start(settings) if resume else Start()
+    return FirstLook(look(settings), start)
 
 
 def run(
     settings: Settings,
     transport: Transport,
-    display: Callable[[int], Display],
+    display: Callable[[int, int], Display],
     overwrite: bool,
-    looked: Look | None = None,
+    first: FirstLook | None = None,
 ) -> None:
     """Run a federation on all ranks of the transport; rank 0 leaves the log and the model in ``settings.output``.
 
-    ``looked`` is what rank 0 has from :func:`look_first` where it called that already. Raises UserMistake, on every
-    rank, for settings that the data, the model or the machine contradict.
+    ``first`` is what rank 0 has from :func:`look_first` where it called that already. Raises UserMistake, on every
+    rank, for settings that the data, the model or the machine contradict, and Interruption where it ends early.
     """
-    output = Path(settings.output)
-    looked = transport.together(lambda: (looked or look_first(settings, overwrite)) if transport.rank == 0 else None)
-    experiment = set_up(settings, transport, looked)
+    presence, reliability = transport.presence, settings.reliability
+    presence.timeout_s = _SETUP_PATIENCE * reliability.hang_timeout_s
+    first = transport.together(lambda: (first or look_first(settings, overwrite)) if transport.rank == 0 else None)
+    for remark in first.start.remarks if first else ():
+        say(remark)
+    if transport.describe("finished" if first and first.start.is_finished else "")[0]:
+        if first:
+            say(f"the run in '{settings.output}' is finished already")
+        return
+    experiment = set_up(settings, transport, first.look if first else None)
+    found = transport.together(lambda: _identity(experiment, first.start) if first else {})
     cpus = ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))
-    ranks = [line.split("\t") for line in transport.describe(f"{transport.host}\t{experiment.device.device}\t{cpus}")]
-    if transport.rank > 0:
+    lines = transport.describe(f"{transport.host}\t{experiment.device.device}\t{cpus}")
+    presence.timeout_s = reliability.hang_timeout_s
+    presence.catch_signals()
+    if first is None:
         ClientGroup(experiment, transport).serve()
         return
-    log = _create_log(output, experiment, transport, [(host, device) for host, device, _ in ranks])
-    shown = display(settings.federation.num_rounds)
-    recorder = Recorder(experiment, log, shown, first_rank=min(transport.size - 1, 1))
-    server = Server(experiment, transport, recorder, _shard_evaluation(settings, ranks))
+    presence.end_time = end_of_allocation() - reliability.stop_before_end_s
+    _serve(experiment, transport, first.start, found, [line.split("\t") for line in lines], display)
+
+
+def _serve(
+    experiment: Experiment,
+    transport: Transport,
+    start: Start,
+    found: Mapping[str, str],
+    ranks: list[list[str]],
+    display: Callable[[int, int], Display],
+) -> None:
+    """Rank 0's part: open the log, run the server, leave the results."""
+    settings, output = experiment.settings, Path(experiment.settings.output)
+    disk = Disk(transport.presence, settings.reliability.disk_patience_s)
+    say(_how_losses_end(transport))
     try:
+        log = disk.write(lambda: open_log(experiment, transport, start, found, [(h, device) for h, device, _ in ranks]))
+        disk.write(lambda: (output / "config.yaml").write_text(settings.to_yaml(), encoding="utf-8"))
+    except Interruption:
+        dismiss(transport)
+        raise
+    shown = display(settings.federation.num_rounds, start.next_round)
+    recorder = Recorder(experiment, log, shown, disk, transport.hosts, start.next_round)
+    state = RunState(output, settings.reliability, start, disk)
+    server = Server(experiment, transport, recorder, state, _shard_evaluation(settings, ranks))
+    try:
+        log_start(recorder, state, start, transport, [device for _, device, _ in ranks])
         server.run()
+        disk.write(lambda: save_model(output / "model", server.shell, experiment.layout, server.model.tensors))
+        disk.write(lambda: log.finish("finished", sha256(server.model.tensors)))
+    except Interruption as interruption:
+        close_log(log, recorder, interruption)
+        dismiss(transport)
+        raise
     except BaseException:
-        log.finish("failed")
+        with suppress(OSError):
+            log.finish("failed")
         raise
     finally:
         shown.close()
-    save_model(output / "model", server.shell, experiment.layout, server.model.tensors)
-    log.finish("finished", sha256(server.model.tensors))
+    dismiss(transport)
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
-    """Raise ValueError unless the output folder is new or empty, or may be overwritten, and can be written."""
+def _how_losses_end(transport: Transport) -> str:
+    if transport.size == 1:
+        return "one process does all: if it dies, --resume goes on after the last committed round"
+    if transport.survives_losses:
+        return "a rank that dies is survived (Open MPI with ULFM); if rank 0 dies, --resume goes on"
+    return "a rank that dies ends the job, and --resume goes on; mpirun --with-ft ulfm would survive it"
+
+
+def _identity(experiment: Experiment, start: Start) -> dict[str, str]:
+    found = identity(experiment.model, experiment.model.config, experiment.examples.fingerprint)
+    check_identity(start, found)
+    return found
+
+
+def _check_output(output: Path, overwrite: bool, resume: bool) -> None:
+    """Raise ValueError unless the output folder is new or empty, or may be written over, and can be written."""
     try:
-        if output.exists() and any(output.iterdir()) and not overwrite:
-            raise ValueError(f"output: folder '{output}' exists; add --overwrite to replace its run")
+        if output.exists() and any(output.iterdir()) and not (overwrite or resume):
+            raise ValueError(
+                f"output: folder '{output}' exists; add --resume to go on with its run or --overwrite to replace it"
+            )
         nearest = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise ValueError(f"output: folder '{output}' cannot be written: {error.strerror}") from None
-
-
-def _claim(output: Path) -> None:
-    """Make the output folder ours: what an earlier run left there goes."""
-    output.mkdir(parents=True, exist_ok=True)
-    for name in _OWN_FILES:
-        path = output / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _create_log(output: Path, experiment: Experiment, transport: Transport, ranks: list[tuple[str, str]]) -> RunLog:
-    settings = experiment.settings
-    _claim(output)
-    (output / "config.yaml").write_text(settings.to_yaml(), encoding="utf-8")
-    roles = ["server and group" if transport.size == 1 else "server", *["group"] * (transport.size - 1)]
-    log = RunLog.create(
-        output / "run.h5",
-        config=settings.to_yaml(),
-        attributes={
-            "versions": {
-                "python": sys.version.split()[0],
-                **{name: version(name) for name in _LIBRARIES},
-                "mpi": transport.library,
-            },
-            "commit": _commit(),
-            "hosts": list(dict.fromkeys(host for host, _ in ranks)),
-            "num_ranks": transport.size,
-            "command": " ".join(sys.argv),
-            "task": experiment.info.task,
-            "metrics": list(experiment.metrics),
-        },
-        dimensions=list(experiment.layout.sizes),
-        label_names=list(experiment.info.label_names or NO_CLASSES),
-        ranks=[(number, *rank, roles[number]) for number, rank in enumerate(ranks)],
-        file_locking=settings.log.file_locking,
-    )
-    counts = _label_counts(experiment)
-    log.append("partition", client=np.arange(len(counts)), num_examples=counts.sum(axis=1), label_counts=counts)
-    log.commit()
-    return log
 
 
 def _shard_evaluation(settings: Settings, ranks: list[list[str]]) -> bool:
@@ -137,24 +162,3 @@ def _shard_evaluation(settings: Settings, ranks: list[list[str]]) -> bool:
         return any(device == server[0] for device, _ in groups)
     cores = {cpu for _, cpus in [server, *groups] for cpu in cpus.split(",")}
     return len(cores) < (1 + len(groups)) * settings.compute.threads_per_group
-
-
-def _label_counts(experiment: Experiment) -> np.ndarray:
-    """Training examples of each client and class: int64 ``[num_clients, num_classes]``, one class if there are none."""
-    partition, labels = experiment.partition, experiment.examples.train.labels.astype(np.int64)
-    num_classes = len(experiment.info.label_names or NO_CLASSES)
-    if not experiment.info.label_names:
-        labels = np.zeros_like(labels)
-    client_of = np.repeat(np.arange(partition.num_clients), np.diff(partition.offsets))
-    cells = client_of * num_classes + labels[partition.indices]
-    return np.bincount(cells, minlength=partition.num_clients * num_classes).reshape(-1, num_classes)
-
-
-def _commit() -> str:
-    """The commit of the source tree this runs from, with ``-dirty`` for uncommitted changes."""
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return found.stdout.strip() or "unknown"

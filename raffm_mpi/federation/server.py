@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from raffm_mpi.aggregation import ExactSum, apply_official, apply_update
+from raffm_mpi.aggregation import apply_official, apply_update
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.packing import Packed, pack
 from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.evaluation import evaluate
 from raffm_mpi.federation.client_group import ClientGroup
 from raffm_mpi.federation.experiment import Experiment, during
-from raffm_mpi.federation.plan import CLIENT_REPORT, SPLITS, Action, Plan, Round
-from raffm_mpi.federation.recorder import Clock, Recorder
+from raffm_mpi.federation.interruptions import RanksLost, Stopped, TooFewClients
+from raffm_mpi.federation.plan import NOBODY, SPLITS, Action, Plan, Round
+from raffm_mpi.federation.presence import Phase
+from raffm_mpi.federation.recorder import Clock, Loss, Recorder
 from raffm_mpi.federation.schedule import Schedule
+from raffm_mpi.federation.state import RunState
+from raffm_mpi.federation.tally import Tally
 from raffm_mpi.federation.transport import Transport
 from raffm_mpi.metrics import WIDTHS
 from raffm_mpi.seeds import generator
@@ -24,92 +33,167 @@ from raffm_mpi.seeds import generator
 class Server:
     """Owns the global model; everything it tells the groups is a :class:`Plan` and an envelope of tensors."""
 
-    def __init__(self, experiment: Experiment, transport: Transport, recorder: Recorder, sharded: bool) -> None:
+    def __init__(
+        self, experiment: Experiment, transport: Transport, recorder: Recorder, state: RunState, sharded: bool
+    ) -> None:
         self.experiment = experiment
         self.settings = experiment.settings
         self.transport = transport
+        self.presence = transport.presence
         self.recorder = recorder
+        self.state = state
         self.layout = experiment.layout
         self.shell = Shell(experiment.model, experiment.device.device)
-        self.group = ClientGroup(experiment, transport) if transport.size == 1 else None
-        self.schedule = Schedule(max(transport.size - 1, 1))
+        self.group: ClientGroup | None = None  # where the server is alone
+        self.schedule = Schedule(len(transport.hosts))
+        self.prefers_sharded = sharded  # whether the groups evaluate, between rounds
         parameters = {name: parameter.detach() for name, parameter in experiment.model.named_parameters()}
-        self.model: Packed = pack(self.layout, parameters)
-        self.sharded = sharded  # whether the groups evaluate, between rounds
+        self.model: Packed = pack(self.layout, state.start.tensors or parameters)
+        self.schedule.restore(state.start.schedule)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the groups evaluate; where none is left, the server does."""
+        return self.prefers_sharded and self.transport.size > 1
 
     def run(self) -> None:
-        """All rounds; ``model`` then holds the final global model."""
-        self._reorder()
-        num_rounds = self.settings.federation.num_rounds
-        for number in range(num_rounds):
+        """All rounds that are left; ``model`` then holds the final global model.
+
+        Raises Stopped, TooFewClients and DiskLost, with the last committed round saved.
+        """
+        first, num_rounds = self.state.start.next_round, self.settings.federation.num_rounds
+        if first == 0:
+            self._reorder()
+        elif self.sharded and first < num_rounds:
+            self._evaluate(first - 1)
+        for number in range(first, num_rounds):
             with during(f"round {number}"):
                 self._run_round(number)
+                if self.sharded and number < num_rounds - 1:
+                    self._evaluate(number)
+        self._save(num_rounds - 1)
         self._evaluate(num_rounds - 1, final=True)
-        Plan(Action.STOP).broadcast(self.transport)
+        if self.recorder.evaluated_round < num_rounds - 1:
+            self._stop_if_asked(num_rounds)
 
     def _run_round(self, number: int) -> None:
+        self._stop_if_asked(number)
         clock, moved = Clock(), self.transport.bytes_moved
-        round = self._plan(number, clock)
-        envelope = self._broadcast_envelope(round.plan, round.envelope)
-        clock.broadcast_s = time.perf_counter() - clock.start
-        if not self.sharded and number > 0:
-            self._evaluate(number - 1)  # while the groups train
-        total, reports = self._collect(round, envelope, clock)
-        self._commit(round, total, reports, clock, self.transport.bytes_moved - moved)
-        if self.sharded and number < self.settings.federation.num_rounds - 1:
-            self._evaluate(number)
+        for attempt in range(self.settings.federation.max_repeats + 1):
+            round = self._sample(number, attempt)
+            tally = self._train(round, clock)
+            if len(tally.trained) >= self.settings.federation.min_trained:
+                break
+            self.recorder.repeat(round, tally, self.settings.federation.min_trained)
+        else:
+            self._save(number - 1)
+            raise TooFewClients(
+                f"round {number}: {len(tally.trained)} of {len(tally.reports)} clients gave an update, allowed are "
+                f"{self.settings.federation.min_trained} (federation.min_trained) or more; the last was dropped "
+                f"because {self.recorder.last_problem}"
+            )
+        self._commit(round, tally, clock, self.transport.bytes_moved - moved)
 
-    def _plan(self, number: int, clock: Clock) -> Round:
-        """Sample the cohort, keyed by the round, and deal it to the groups."""
+    def _sample(self, number: int, attempt: int) -> Round:
+        """The round's cohort, keyed by the round and how often it was repeated."""
         num_clients = self.experiment.partition.num_clients
         size = max(1, round(self.settings.federation.participation * num_clients))
-        cohort = generator(self.settings.seed, "cohort", number).choice(num_clients, size, replace=False)
-        plan = Plan(Action.TRAIN, number, cohort.astype(np.int64), groups=np.zeros(size, np.int64))
-        planned = Round.derive(plan, self.experiment)
-        plan.groups[:], clock.predicted_s = self.schedule.assign(planned.flops)
-        return planned
+        key = (number, attempt) if attempt else (number,)
+        cohort = generator(self.settings.seed, "cohort", *key).choice(num_clients, size, replace=False)
+        plan = Plan(Action.TRAIN, number, cohort.astype(np.int64), np.full(size, NOBODY), attempt)
+        return Round.derive(plan, self.experiment)
+
+    def _train(self, round: Round, clock: Clock) -> Tally:
+        """Have the whole cohort trained, by whoever is alive."""
+        number = round.plan.round
+        tally = self.state.resumed_tally(round) or Tally.empty(round)
+        loss: Loss | None = None
+        while len(tally.open):
+            try:
+                self._deal(round, tally, clock, hand_over_only=loss is not None)
+            except RanksLost:
+                loss = self._recover(loss or Loss(round.plan.groups.copy()))
+                clock.num_recoveries += 1
+                continue
+            if loss is not None:
+                self.recorder.recovery(number, loss, tally.open)
+                loss = None
+            if self.presence.stopping and len(tally.open):
+                self._save(number - 1)
+                self.state.save_partial(round, tally)
+                self._stop_if_asked(number, f" and {len(tally.reports) - len(tally.open)} clients of the next one")
+            round = replace(round, plan=replace(round.plan, deal=round.plan.deal + 1))
+        self._aside(number)
+        return tally
+
+    def _deal(self, round: Round, tally: Tally, clock: Clock, hand_over_only: bool) -> None:
+        """Deal the open clients to the living groups, or none, and add what the groups hand over to the tally."""
+        groups = [rank - 1 for rank in self.transport.members[1:]] or [len(self.transport.hosts) - 1]
+        round.plan.groups[:] = NOBODY
+        if not hand_over_only:
+            assigned, clock.predicted_s = self.schedule.assign(round.flops[tally.open], groups)
+            round.plan.groups[tally.open] = assigned
+        clock.groups = groups
+        start = time.perf_counter()
+        envelope = self._broadcast_envelope(round.plan, round.envelope)
+        clock.broadcast_s += time.perf_counter() - start
+        if not hand_over_only:
+            self._aside(round.plan.round)  # while the groups train
+        tally.add(self._collect(round, envelope, clock))
+
+    def _aside(self, number: int) -> None:
+        """What rank 0 does while the groups train: save the round before, and evaluate it."""
+        if self.state.is_due(number - 1):
+            self._save(number - 1)
+        if not self.sharded and self.recorder.evaluated_round < number - 1:
+            self._evaluate(number - 1)
 
     def _broadcast_envelope(self, plan: Plan, selection: Selection) -> Packed:
-        """Send a plan and the tensors that go with it."""
+        """Send a plan and the tensors that go with it, if any."""
         plan.broadcast(self.transport)
         if selection:
             packed = pack(self.layout.restrict(selection), self.layout.take(self.model.tensors, selection))
         else:
             packed = self.model
-        self.transport.broadcast(packed.buffer.numpy())
+        if plan.action == Action.EVALUATE or plan.trains:
+            self.transport.broadcast(packed.buffer.numpy())
         return packed
 
-    def _collect(self, round: Round, envelope: Packed, clock: Clock) -> tuple[ExactSum, np.ndarray]:
-        """The groups' sums and reports; where the server is alone, it trains the round itself."""
-        if self.group is not None:
-            return self.group.train_round(round, envelope.tensors)
-        total = ExactSum.zeros(round.layout, round.total_weight)
-        reports = np.zeros(len(round.plan.cohort), CLIENT_REPORT)
+    def _collect(self, round: Round, envelope: Packed, clock: Clock) -> Tally:
+        """What the groups hand over; where the server is alone, it trains itself."""
+        if self.transport.size == 1:
+            self.group = self.group or ClientGroup(self.experiment, self.transport)
+            self.group.kept = None
+            own = self.group.train_round(round, envelope.tensors)
+            return replace(own, total=own.total.on_host())
+        received = Tally.empty(round)
+        self.presence.doing(Phase.WAITING, round.plan.round)
         start, waited_s = time.perf_counter(), self.transport.waited_s
-        self.transport.reduce(total.packed.buffer.numpy())
-        self.transport.merge(reports)
-        clock.reduce_s = time.perf_counter() - start - (self.transport.waited_s - waited_s)
-        return total, reports
+        self.transport.reduce(received.total.packed.buffer.numpy())
+        self.transport.merge(received.reports)
+        clock.reduce_s += time.perf_counter() - start - (self.transport.waited_s - waited_s)
+        return received
 
-    def _commit(self, round: Round, total: ExactSum, reports: np.ndarray, clock: Clock, exchange_bytes: int) -> None:
+    def _commit(self, round: Round, tally: Tally, clock: Clock, exchange_bytes: int) -> None:
         """Apply the mean update, reorder, and write the round's rows."""
+        self.presence.doing(Phase.COMMITTING, round.plan.round)
         start = time.perf_counter()
-        trained = [int(position) for position in np.flatnonzero(reports["trained"])]
-        selections = [round.selections[position] for position in trained]
-        weights = [round.weights[position] for position in trained]
-        if len(trained) and self.settings.federation.paper_faithful:
-            apply_official(self.model.tensors, self.layout, total, round.envelope, selections)
-        elif len(trained):
-            apply_update(self.model.tensors, self.layout, total, round.envelope, selections, weights)
+        selections = [round.selections[position] for position in tally.trained]
+        weights = [round.weights[position] for position in tally.trained]
+        if self.settings.federation.paper_faithful:
+            apply_official(self.model.tensors, self.layout, tally.total, round.envelope, selections)
+        else:
+            apply_update(self.model.tensors, self.layout, tally.total, round.envelope, selections, weights)
         self._reorder()
         clock.commit_s = time.perf_counter() - start
         clock.round_s = time.perf_counter() - clock.start
-        self.recorder.round(round, reports, clock, exchange_bytes)
-        self._correct_schedule(round, reports)
+        self.recorder.round(round, tally.reports, clock, exchange_bytes)
+        self.state.committed()
+        self._correct_schedule(round, tally.reports)
 
     def _correct_schedule(self, round: Round, reports: np.ndarray) -> None:
         for group in range(self.schedule.num_groups):
-            mine = round.plan.groups == group
+            mine = reports["group"] == group
             train_s, overhead_s = (float(reports[name][mine].sum()) for name in ("train_s", "overhead_s"))
             self.schedule.correct(group, float(round.flops[mine].sum()), train_s, int(mine.sum()), overhead_s)
 
@@ -120,34 +204,80 @@ class Server:
             self.layout.check(order)
             self.model = pack(self.layout, self.layout.take(self.model.tensors, order))
 
+    def _save(self, number: int) -> None:
+        """Write the checkpoint after a round, unless it is there or there is nothing to save yet."""
+        if self.state.saved_round < number:
+            self.presence.doing(Phase.SAVING, number)
+            self.recorder.checkpoint(*self.state.save(number, self.model.tensors, self.schedule.state()))
+
+    def _stop_if_asked(self, num_done: int, and_more: str = "") -> None:
+        """At a boundary: raise Stopped where the run shall stop, with what is committed saved."""
+        if self.presence.stopping:
+            self._save(num_done - 1)
+            done = f"{num_done} of {self.settings.federation.num_rounds} rounds{and_more}"
+            raise Stopped(f"{self.presence.stopping}: stopped after {done}")
+
+    def _recover(self, loss: Loss) -> Loss:
+        """Go on without the ranks that died, beside those of an earlier loss that nothing was done after."""
+        return replace(loss, ranks=(*loss.ranks, *self.transport.recover()))
+
+    def _until_done(self, step: Callable[[], Any], number: int) -> Any:
+        """Take a step that needs every rank, again after each loss."""
+        while True:
+            try:
+                return step()
+            except RanksLost:
+                self.recorder.recovery(number, self._recover(Loss()), np.zeros(0, np.int64))
+
     def _evaluate(self, number: int, final: bool = False) -> None:
-        """Evaluate the model of a committed round where the settings want it."""
+        """Evaluate the model of a committed round where the settings want it; a run that shall stop leaves it."""
         settings, examples = self.settings.evaluation, self.experiment.examples
         if not final and (number + 1) % settings.every:
             return
         roles = [role for role in SPLITS if getattr(examples, role) is not None]
         ladder = self.experiment.method.ladder()
         all_rungs = settings.submodels == "always" or (final and settings.submodels == "last")
+        rows = []
         for role in roles if final else roles[:1]:
             personal = final and settings.personal and role == "test"
             for rung, selection in enumerate(ladder if all_rungs else ladder[:1]):
-                self._evaluate_submodel(number, role, rung, selection, personal)
-        self.recorder.log.commit()
+                start = time.perf_counter()
+                predictions = self._until_done(partial(self._predict, number, role, rung, selection), number)
+                if self.presence.stopping:
+                    return
+                rows.append((selection, role, predictions, time.perf_counter() - start, personal))
+        for selection, role, predictions, seconds, personal in rows:
+            self.recorder.evaluation(number, selection, role, predictions, seconds)
+            if personal:
+                self.recorder.client_scores(number, selection, predictions)
+        self.recorder.commit()
 
-    def _evaluate_submodel(self, number: int, role: str, rung: int, selection: Selection, personal: bool) -> None:
-        start = time.perf_counter()
+    def _predict(self, number: int, role: str, rung: int, selection: Selection) -> np.ndarray:
+        """The predictions of a sub-model on a split, by the groups or by the server itself."""
         split, task, device = self.experiment.split(role), self.experiment.info.task, self.experiment.device
+        self.presence.doing(Phase.EVALUATING, number)
         if self.sharded:
             plan = Plan(Action.EVALUATE, number, split=SPLITS.index(role), rung=rung)
             self._broadcast_envelope(plan, selection)
             predictions = np.zeros((len(split), WIDTHS[task]))
             self.transport.merge(predictions.reshape(-1))
+            return predictions
+        tensors = self.layout.take(self.model.tensors, selection)
+        model = self.shell.fill(
+            self.layout.restrict(selection), {n: t.contiguous().to(device.device) for n, t in tensors.items()}
+        )
+        size = self.settings.evaluation.batch_size
+        batches = itertools.takewhile(lambda _: not self.presence.stopping, range(-(-len(split) // size)))
+        return evaluate(model, split, task, device, size, batches, self.presence.step)
+
+
+def dismiss(transport: Transport) -> None:
+    """Tell every group to stop, and let it go; the run's results are safe."""
+    while True:
+        try:
+            Plan(Action.STOP).broadcast(transport)
+        except RanksLost:
+            transport.recover()
         else:
-            tensors = self.layout.take(self.model.tensors, selection)
-            model = self.shell.fill(
-                self.layout.restrict(selection), {n: t.contiguous().to(device.device) for n, t in tensors.items()}
-            )
-            predictions = evaluate(model, split, task, device, self.settings.evaluation.batch_size)
-        self.recorder.evaluation(number, selection, role, predictions, time.perf_counter() - start)
-        if personal:
-            self.recorder.client_scores(number, selection, predictions)
+            transport.dismiss()
+            return

@@ -17,7 +17,7 @@ from raffm_mpi.log.rows import encode_rows
 from raffm_mpi.log.schema import EVENTS, STATUSES, TABLES, log_file
 
 GIVEN_BY_CALLER = ("versions", "commit", "hosts", "num_ranks", "command", "task", "metrics")
-EVALUATED = ("evaluation", "metrics", "personal", "client_scores")
+FOLLOWING = ("evaluation", "metrics", "personal", "client_scores", "checkpoints")  # written after their round
 LASTING = ("warning", "recovery", "resumed", "interrupted")  # events that a resumed log keeps, whatever their round
 
 Columns = dict[str, np.ndarray[Any, Any]]
@@ -174,7 +174,7 @@ class RunLog:
             return LogFile.create(self.path, old.attributes, self._labels, self._file_locking, rows)
 
 
-def _resumed_rows(old: Run, num_rounds: int, num_evaluated: int) -> dict[str, Columns]:
+def _resumed_rows(old: Run, num_rounds: int, num_followed: int) -> dict[str, Columns]:
     """The rows that a log resumed after so many rounds keeps of the old one, table by table."""
     kept: dict[str, Columns] = {}
     for name in TABLES:
@@ -182,7 +182,7 @@ def _resumed_rows(old: Run, num_rounds: int, num_evaluated: int) -> dict[str, Co
         if "round" not in rows:
             kept[name] = rows
             continue
-        mask = rows["round"] < (num_evaluated if name in EVALUATED else num_rounds)
+        mask = rows["round"] < (num_followed if name in FOLLOWING else num_rounds)
         if name == "events":
             mask |= np.isin(rows["kind"], [EVENTS.column("kind").members.index(kind) for kind in LASTING])
         if name == "submodels":

@@ -62,7 +62,10 @@ def test_an_existing_run_is_kept_unless_it_may_be_overwritten(mpirun, raffm_mpi_
     command = raffm_mpi_command("run", federations / "vit.yaml", f"output={tmp_path / 'run'}")
     result = mpirun(2, *command, timeout=60)
     assert result.returncode == 2
-    assert f"output: folder '{tmp_path / 'run'}' exists; add --overwrite" in result.stderr
+    assert (
+        f"output: folder '{tmp_path / 'run'}' exists; add --resume to go on with its run or --overwrite"
+        in result.stderr
+    )
     assert precious.read_text() == "an earlier run"
     # A mistake found later loses nothing either.
     result = mpirun(2, *command, "--overwrite", "federation.num_clients=5000", timeout=60)
@@ -80,5 +83,5 @@ def test_an_uncaught_error_ends_all_ranks_and_names_rank_host_round_and_client(m
     assert result.returncode not in (0, 2)
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("raffm-mpi: rank ")]
     assert socket.gethostname() in line
-    assert "round 0: client 3: no memory left for the sub-model" in line
+    assert "round 0: client 3: the optimiser is broken" in line
     assert "rank 0 " not in line

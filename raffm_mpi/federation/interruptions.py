@@ -1,0 +1,43 @@
+"""How a run can be interrupted by something else than a mistake or a fault, and what becomes of it."""
+
+from __future__ import annotations
+
+FAILED, RESUMABLE = 1, 75  # exit statuses
+
+
+class Interruption(Exception):
+    """The run ends early, its last committed round intact; a launcher starts it again on exit status 75."""
+
+    exit_status = RESUMABLE
+
+
+class Stopped(Interruption):
+    """The run was asked to stop, and has saved its state."""
+
+
+class ServerLost(Interruption):
+    """Rank 0 has died."""
+
+
+class RankSilent(Interruption):
+    """A rank has not given a sign of life for too long; the message names it and what it was doing."""
+
+
+class RanksLost(Interruption):
+    """Ranks have died, and what was under way did not happen everywhere; ``Transport.recover`` comes next."""
+
+
+class Dismissed(Interruption):
+    """The server has told this group to leave: for the group this is no early end."""
+
+
+class TooFewClients(Interruption):
+    """Round after round too few clients gave an update: that takes other settings."""
+
+    exit_status = FAILED
+
+
+class DiskLost(Interruption):
+    """The output folder could not be written for as long as the settings wait: that takes a person."""
+
+    exit_status = FAILED

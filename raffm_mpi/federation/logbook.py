@@ -1,0 +1,142 @@
+"""The log of a run at its ends: made or gone on with, told what was resumed, closed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from raffm_mpi.federation.experiment import Experiment
+from raffm_mpi.federation.interruptions import RESUMABLE, Interruption
+from raffm_mpi.federation.recorder import Recorder
+from raffm_mpi.federation.resume import OWN_FILES, Start
+from raffm_mpi.federation.say import say
+from raffm_mpi.federation.state import RunState
+from raffm_mpi.federation.transport import Transport
+from raffm_mpi.log import RunLog
+
+NO_CLASSES = ("all",)  # the one column of the partition's label counts, for tasks without classes
+_LIBRARIES = ("torch", "transformers", "datasets", "numpy", "h5py", "mpi4py", "safetensors")
+
+
+def open_log(
+    experiment: Experiment, transport: Transport, start: Start, found: Mapping[str, str], ranks: list[tuple[str, str]]
+) -> RunLog:
+    """The log of a new run, or of an old one up to the round before the next."""
+    settings, path = experiment.settings, Path(experiment.settings.output) / "run.h5"
+    roles = ["server and group" if transport.size == 1 else "server", *["group"] * (transport.size - 1)]
+    attributes = {
+        **found,
+        "run_id": start.run_id,
+        "versions": _versions() | {"mpi": transport.library},
+        "commit": _commit(),
+        "hosts": list(dict.fromkeys(host for host, _ in ranks)),
+        "devices": sorted({device.split(":")[0] for _, device in ranks}),
+        "num_ranks": transport.size,
+        "command": " ".join(sys.argv),
+    }
+    rows = [(number, *rank, roles[number]) for number, rank in enumerate(ranks)]
+    if not start.is_new:
+        return RunLog.reopen(
+            path,
+            num_rounds=start.next_round,
+            reevaluate=start.next_round - 1,
+            attributes={**attributes, "config": settings.to_yaml()},
+            ranks=rows,
+            file_locking=settings.log.file_locking,
+        )
+    _claim(path.parent)
+    log = RunLog.create(
+        path,
+        config=settings.to_yaml(),
+        attributes={**attributes, "task": experiment.info.task, "metrics": list(experiment.metrics)},
+        dimensions=list(experiment.layout.sizes),
+        label_names=list(experiment.info.label_names or NO_CLASSES),
+        ranks=rows,
+        file_locking=settings.log.file_locking,
+    )
+    counts = _label_counts(experiment)
+    log.append("partition", client=np.arange(len(counts)), num_examples=counts.sum(axis=1), label_counts=counts)
+    log.commit()
+    return log
+
+
+def _versions() -> dict[str, str]:
+    return {"python": sys.version.split()[0], **{name: version(name) for name in _LIBRARIES}}
+
+
+def _claim(output: Path) -> None:
+    """Make the output folder ours: what an earlier run left there goes."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name in OWN_FILES:
+        path = output / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def close_log(log: RunLog, recorder: Recorder, interruption: Interruption) -> None:
+    """Leave a log that says how the run ended; one that cannot be written stays at its last commit."""
+    number = max(recorder.committed_round, 0)
+    resumable = interruption.exit_status == RESUMABLE
+    recorder.event(number, "interrupted", str(interruption))
+    try:
+        log.finish("interrupted" if resumable else "failed")
+    except OSError:
+        log.abandon()
+
+
+def log_start(recorder: Recorder, state: RunState, start: Start, transport: Transport, devices: list[str]) -> None:
+    """Log that a run was resumed, and what may show in its bits."""
+    if start.is_new:
+        return
+    after = f"after round {start.next_round - 1}" if start.next_round else "at its beginning"
+    recorder.event(max(start.next_round - 1, 0), "resumed", f"goes on {after} on {transport.size} ranks")
+    for remark in [*start.remarks, *_what_shows(start, devices)]:
+        if remark not in start.remarks:
+            say(remark)
+        recorder.event(max(start.next_round - 1, 0), "warning", remark)
+    if state.saved:
+        recorder.checkpoint(state.saved, 0.0)
+    recorder.commit()
+
+
+def _what_shows(start: Start, devices: list[str]) -> list[str]:
+    """A sentence for each library or kind of device that is another one than before: these may round otherwise."""
+    before = start.attributes["versions"]
+    changed = [
+        f"{name} {before[name]} is now {now}"
+        for name, now in _versions().items()
+        if name in ("torch", "transformers") and before.get(name) != now
+    ]
+    kinds = {device.split(":")[0] for device in devices}
+    if set(start.attributes.get("devices", kinds)) != kinds:
+        changed.append(f"{', '.join(start.attributes['devices'])} is now {', '.join(sorted(kinds))}")
+    return [f"{change}: the bits may differ from an undisturbed run's" for change in changed]
+
+
+def _label_counts(experiment: Experiment) -> np.ndarray:
+    """Training examples of each client and class: int64 ``[num_clients, num_classes]``, one class if there are none."""
+    partition, labels = experiment.partition, experiment.examples.train.labels.astype(np.int64)
+    num_classes = len(experiment.info.label_names or NO_CLASSES)
+    if not experiment.info.label_names:
+        labels = np.zeros_like(labels)
+    client_of = np.repeat(np.arange(partition.num_clients), np.diff(partition.offsets))
+    cells = client_of * num_classes + labels[partition.indices]
+    return np.bincount(cells, minlength=partition.num_clients * num_classes).reshape(-1, num_classes)
+
+
+def _commit() -> str:
+    """The commit of the source tree this runs from, with ``-dirty`` for uncommitted changes."""
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return found.stdout.strip() or "unknown"

@@ -1,0 +1,79 @@
+"""The state of a run on the disk: when a checkpoint is written, what is in it, and what a resumed round begins with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raffm_mpi.config import ReliabilitySettings
+from raffm_mpi.federation import checkpoint as checkpoints
+from raffm_mpi.federation.checkpoint import Checkpoint
+from raffm_mpi.federation.disk import Disk
+from raffm_mpi.federation.plan import Round
+from raffm_mpi.federation.resume import Start
+from raffm_mpi.federation.tally import CLIENT_REPORT, Tally
+
+
+class RunState:
+    """Writes checkpoints of a run, and knows which round is safe."""
+
+    def __init__(self, output: Path, settings: ReliabilitySettings, start: Start, disk: Disk) -> None:
+        self.output = output
+        self.settings = settings
+        self.start = start
+        self.disk = disk
+        self.saved: Checkpoint | None = start.checkpoint
+        self._partial = start.partial
+
+    @property
+    def saved_round(self) -> int:
+        """The last round whose state is safe; -1 for none."""
+        return self.saved.round if self.saved else -1
+
+    def is_due(self, number: int) -> bool:
+        """Whether the settings want a checkpoint after a round."""
+        every = self.settings.checkpoint_every
+        return every is not None and (number + 1) % every == 0
+
+    def save(self, number: int, tensors: Mapping[str, Tensor], schedule: Mapping[str, Any]) -> tuple[Checkpoint, float]:
+        """Write the state after a round; returns it with the seconds that took."""
+        start = time.perf_counter()
+        state = {"run_id": self.start.run_id, "schedule": schedule, "log": {"num_rounds": number + 1}}
+        kept = self.settings.checkpoints_kept
+        self.saved = self.disk.write(lambda: checkpoints.save(self.output, number, tensors, state, kept))
+        return self.saved, time.perf_counter() - start
+
+    def save_partial(self, round: Round, tally: Tally) -> None:
+        """Write what a round has so far; the round before it is saved."""
+        reports = torch.from_numpy(tally.reports.view("u1").copy())
+        state = {
+            "run_id": self.start.run_id,
+            "round": round.plan.round,
+            "attempt": round.plan.attempt,
+            "num_open": len(tally.open),
+            "base_sha256": self.saved.state["model_sha256"] if self.saved else None,
+        }
+        self.disk.write(lambda: checkpoints.save_partial(self.output, tally.total.packed.tensors, reports, state))
+
+    def resumed_tally(self, round: Round) -> Tally | None:
+        """What a stopped run had of this round; None where there is nothing."""
+        if self._partial is None:
+            return None
+        partial, self._partial = self._partial, None
+        state = partial.checkpoint.state
+        if (state["round"], state["attempt"]) != (round.plan.round, round.plan.attempt):
+            return None
+        tally = Tally.empty(round)
+        tally.reports[:] = partial.reports.numpy().view(CLIENT_REPORT)
+        for name, tensor in partial.sums.items():
+            tally.total.packed.tensors[name].copy_(tensor)
+        return tally
+
+    def committed(self) -> None:
+        """A round has been committed: what was kept of it is of no use any more."""
+        checkpoints.forget_partial(self.output)

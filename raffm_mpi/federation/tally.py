@@ -1,0 +1,63 @@
+"""What a round has so far: the exact sum of the clients that were trained, and a report of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from raffm_mpi.aggregation import ExactSum
+from raffm_mpi.federation.plan import Round
+
+# A row a client of the cohort, which one rank fills while all others leave it zero, so that rows merge by OR.
+CLIENT_REPORT = np.dtype(
+    [
+        ("done", "u1"),
+        ("trained", "u1"),  # its update is in the sum
+        ("group", "i2"),
+        ("num_steps", "i8"),
+        ("micro_batches", "i2"),
+        ("first_loss", "f8"),
+        ("last_loss", "f8"),
+        ("mean_loss", "f8"),
+        ("train_s", "f8"),
+        ("overhead_s", "f8"),
+        ("problem", "S240"),  # why it was dropped, or had to be trained again
+    ]
+)
+
+
+@dataclass
+class Tally:
+    """The sum and the reports of what ``key`` names: (round, attempt, deal)."""
+
+    key: tuple[int, int, int]
+    total: ExactSum
+    reports: np.ndarray  # CLIENT_REPORT [cohort]
+
+    @classmethod
+    def empty(cls, round: Round, device: torch.device | str = "cpu") -> Tally:
+        """Nothing trained yet."""
+        total = ExactSum.zeros(round.layout, round.total_weight, device)
+        return cls(round.plan.key, total, np.zeros(len(round.plan.cohort), CLIENT_REPORT))
+
+    @property
+    def open(self) -> np.ndarray:
+        """Positions in the cohort of the clients that are neither trained nor dropped: int64."""
+        return np.flatnonzero(self.reports["done"] == 0)
+
+    @property
+    def trained(self) -> np.ndarray:
+        """Positions in the cohort of the clients whose updates are in the sum: int64."""
+        return np.flatnonzero(self.reports["trained"])
+
+    def add(self, other: Tally) -> None:
+        """Take in clients that this tally does not hold yet."""
+        assert not (self.reports["done"] & other.reports["done"]).any(), "a client was trained twice"
+        if self.reports["done"].any():
+            self.total.packed.buffer.add_(other.total.packed.buffer)
+        else:  # the usual case, all at once: this tally's own memory is not even touched
+            self.total = other.total
+        new = other.reports["done"] == 1
+        self.reports[new] = other.reports[new]
