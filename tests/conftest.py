@@ -19,6 +19,9 @@ import psutil
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent / "faults"))
+from federation import differences, run_alone, write_config
+
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -179,3 +182,27 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of the small federation in faults/federation.py: six rounds of six of twelve clients."""
+    return write_config(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(config: Path) -> Path:
+    """The folder of the undisturbed run, on one rank."""
+    result = run_alone(config)
+    assert result.returncode == 0, result.stderr
+    return config.parent / "undisturbed"
+
+
+@pytest.fixture
+def assert_undisturbed(undisturbed: Path) -> Callable[[Path], None]:
+    """``assert_undisturbed(output)``: the run finished with the undisturbed run's bits and rows."""
+
+    def check(output: Path) -> None:
+        assert differences(undisturbed, output) == []
+
+    return check

@@ -188,7 +188,7 @@ class Cluster:
         words = self.enter("scontrol", "show", "job", "--oneliner", str(job_id)).stdout.split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait(self, job_id: int, timeout: float = 60, states: set[str] = FINISHED) -> str:
+    def wait(self, job_id: int, timeout: float = 180, states: set[str] = FINISHED) -> str:
         """Return the job's state as soon as it is one of ``states``; fail the test after ``timeout`` seconds."""
         if not _until(lambda: self.info(job_id)["JobState"] in states, timeout):
             pytest.fail(
