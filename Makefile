@@ -19,7 +19,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-oldest lint types bench clean
+.PHONY: help setup demo test test-slow test-oldest lint types bench soak clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -50,6 +50,9 @@ demo: $(READY) ## train a small federation on three ranks, then write its report
 test: $(READY) ## run the tests
 	@$(BIN)/python -m pytest
 
+test-slow: $(READY) ## run the tests that take minutes: more faults, more of the cluster
+	@$(BIN)/python -m pytest -m slow
+
 test-oldest: $(OLDEST)/.ready ## run the tests of the elastic core with the lowest supported transformers
 	@$(OLDEST)/bin/python -m pytest tests/elastic
 
@@ -70,6 +73,11 @@ types: $(READY) ## check the types
 bench: $(READY) ## run every benchmark that needs no data (benchmarks/README.md has the others)
 	@for name in elastic_core exchange client_overhead; do \
 	  echo "$$name"; $(BIN)/python "benchmarks/$$name.py" || exit; done
+
+KILLS ?= 50
+
+soak: $(READY) ## kill ranks at random moments, KILLS times (50), and compare what comes out
+	$(BIN)/python tests/faults/soak.py $(KILLS)
 
 clean: ## remove what was built, the environments included; runs/ stays
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
