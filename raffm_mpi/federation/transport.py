@@ -31,6 +31,7 @@ _MESSAGE_BYTES = 8192
 _TAG = 1
 _FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"  # mpirun --with-ft ulfm sets it; nothing that MPI offers tells
 _DETECTOR, _DETECTOR_THREAD = "OMPI_MCA_mpi_ft_detector", "OMPI_MCA_mpi_ft_detector_thread"  # of lost nodes
+_ASK_S = 0.5  # between two questions to MPI, who is dead
 _LEAVE_S = 10.0  # that a rank which leaves waits for the others to be as far
 _FRUITLESS = 3  # recoveries in a row that found nobody dead, before an error counts as a fault and not as a loss
 
@@ -80,7 +81,7 @@ class Transport:
         hosts = np.zeros((self.size, 256), "S1")
         self._world.Allgather(np.array([self.host.encode()[:256]], "S256").view("S1"), hosts)
         self.hosts = [row.tobytes().rstrip(b"\0").decode() for row in hosts]
-        self.presence = Presence(self.rank, self.hosts, _Mailbox(MPI, self._world.Dup()))
+        self.presence = Presence(self.rank, self.hosts, _Mailbox(MPI, self._world.Dup(), self.survives_losses))
 
     @property
     def size(self) -> int:
@@ -162,7 +163,8 @@ class Transport:
         """End every rank at once, with a message that names this one."""
         print(f"raffm-mpi: rank {self.rank} of {len(self.hosts)} on {self.host}: {message}", file=sys.stderr)
         _flush()
-        if not self._is_alone():
+        # Where the server is dead each rank sees that and ends: two that abort at once gave mpirun another status.
+        if not self._is_alone() and 0 not in self._newly_lost():
             self._first.Abort(status)
         os._exit(status)
 
@@ -264,11 +266,13 @@ class Transport:
 class _Mailbox:
     """Messages of int64 words over a communicator of their own, which is never revoked."""
 
-    def __init__(self, mpi: Any, comm: Any) -> None:
+    def __init__(self, mpi: Any, comm: Any, asks_for_losses: bool) -> None:
         self._mpi, self._comm = mpi, comm
         self._size = len(Status().words())
         self._sending: list[tuple[Any, np.ndarray]] = []  # requests with the buffers that they read
         self._lost: set[int] = set()
+        self._asks = asks_for_losses
+        self._asked = 0.0
 
     def post(self, rank: int, words: np.ndarray) -> None:
         with suppress(self._mpi.Exception):
@@ -289,6 +293,10 @@ class _Mailbox:
         return status.Get_source(), words
 
     def lost(self) -> set[int]:
+        now = time.monotonic()
+        if self._asks and now - self._asked > _ASK_S:  # looking for messages does not always tell
+            self._asked = now
+            self._note_losses()
         return self._lost
 
     def _note_losses(self) -> None:

@@ -44,6 +44,7 @@ def test_all_but_the_server_may_die_at_once(killed, assert_undisturbed, deaths, 
     assert "a rank that dies is survived" in result.stderr
 
 
+@slow
 def test_groups_that_have_lost_one_end_when_the_server_dies_and_the_run_goes_on(killed, assert_undisturbed, tmp_path):
     result = killed(4, "1:commit:1 0:commit:3")
     assert result.returncode == 75, result.stderr
