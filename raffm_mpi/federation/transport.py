@@ -19,6 +19,7 @@ import numpy as np
 
 from raffm_mpi.federation.interruptions import RanksLost, ServerLost
 from raffm_mpi.federation.presence import Phase, Presence, Status
+from raffm_mpi.federation.say import say
 
 T = TypeVar("T")
 
@@ -161,7 +162,7 @@ class Transport:
 
     def abort(self, message: str, status: int = 1) -> NoReturn:
         """End every rank at once, with a message that names this one."""
-        print(f"raffm-mpi: rank {self.rank} of {len(self.hosts)} on {self.host}: {message}", file=sys.stderr)
+        say(f"rank {self.rank} of {len(self.hosts)} on {self.host}: {message}")
         _flush()
         # Where the server is dead each rank sees that and ends: two that abort at once gave mpirun another status.
         if not self._is_alone() and 0 not in self._newly_lost():
