@@ -17,6 +17,8 @@ from raffm_mpi.analysis.report import STYLE, draw, main, write_report
 from raffm_mpi.log import GLOBAL_MODEL, RunLog, open_run
 from raffm_mpi.log.schema import ROUNDS
 
+RANKS = [(0, "n1", "cpu", "server and client group")]
+
 CONFIG = """
 seed: 0
 model: {{name: {name}, family: null}}
@@ -39,7 +41,7 @@ def write_run(folder: Path, kind: str, name: str = "google/vit-base-patch16-224"
     given = {"versions": {}, "commit": "0123abc", "hosts": ["n1"], "num_ranks": 1, "command": "raffm-mpi run"}
     given |= {"task": "image_classification", "metrics": [metric, "f1_macro"]}
     log = RunLog.create(
-        folder, config=CONFIG.format(name=name), attributes=given, dimensions=[], label_names=[], ranks=[]
+        folder, config=CONFIG.format(name=name), attributes=given, dimensions=[], label_names=[], ranks=RANKS
     )
     for round_ in range(num_rounds):
         write_round(log, round_)
@@ -59,7 +61,7 @@ def write_round(log: RunLog, round_: int) -> None:
         log.append("submodels", submodel=np.arange(3), round=0, parameters=SIZES, **unseen)
     chosen = np.arange(round_, round_ + 8) % 3
     times = {"train_s": 1.0, "overhead_s": 0.1, "bytes_down": 1, "bytes_up": 1, "train_flops": 1.0}
-    losses = {"first_loss": 2.0, "last_loss": 1.0, "mean_loss": 1.5, "num_examples": 9, "num_steps": 1}
+    losses = {"first_loss": 2.0, "last_loss": 1.0, "mean_loss": 1.5, "num_examples": 9, "num_steps": 1, "micro_batches": 1}
     clients = {"client": np.arange(8), "group": 0, "submodel": chosen, "parameters": SIZES[chosen], "status": "trained"}
     log.append("clients", round=round_, **clients, **times, **losses)
     row = {column.name: 1 for column in ROUNDS.columns}

@@ -104,11 +104,15 @@ class Presence:
     gone: set[int] = field(default_factory=set)  # whom the run goes on without
 
     def __post_init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """A run begins: what was said in the one before counts no more."""
         now = time.monotonic()
         others = range(1, len(self.hosts)) if self.rank == 0 else (0,)
-        self.told = {rank: Status() for rank in others}
+        self.own, self.told = Status(), {rank: Status() for rank in others}
         self._heard = dict.fromkeys(others, now)
-        self._sent, self._looked = 0.0, now
+        self._sent = self._looked = now
 
     @property
     def peers(self) -> list[int]:
@@ -134,6 +138,11 @@ class Presence:
 
         for number in SIGNALS:
             signal.signal(number, ask)
+
+    def ignore_signals(self) -> None:
+        """This rank ends with a status of its own, which no signal may replace: srun sends one when the first ends."""
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
     def ask_to_stop(self, code: int) -> None:
         """Let every rank stop at its next client or round; the first reason counts."""
@@ -161,9 +170,7 @@ class Presence:
             self._sent = clock
             for rank in self.peers:
                 self.mailbox.post(rank, self.own.words())
-        while message := self.mailbox.pick_up():
-            sender, words = message
-            self._hear(sender, Status.of(words))
+        self._hear()
 
     def look(self) -> None:
         """What a rank does that waits: pulse, and raise if it is dismissed or if a rank that it hears is silent."""
@@ -204,13 +211,15 @@ class Presence:
         self.pulse(now=True)
         deadline = time.monotonic() + _LEAVE_S
         while any(self.told[rank].phase != Phase.LEFT for rank in self.peers) and time.monotonic() < deadline:
-            self.pulse()
+            self._hear()
             time.sleep(0.001)
 
-    def _hear(self, rank: int, status: Status) -> None:
-        self.told[rank] = status
-        self._heard[rank] = time.monotonic()
-        if status.stop_code and not self.own.stop_code:
-            self.own = replace(self.own, stop_code=status.stop_code, stop_rank=status.stop_rank)
-            if self.rank == 0:  # pass it on
-                self.pulse(now=True)
+    def _hear(self) -> None:
+        while message := self.mailbox.pick_up():
+            rank, status = message[0], Status.of(message[1])
+            self.told[rank] = status
+            self._heard[rank] = time.monotonic()
+            if status.stop_code and not self.own.stop_code:
+                self.own = replace(self.own, stop_code=status.stop_code, stop_rank=status.stop_rank)
+                if self.rank == 0:  # pass it on
+                    self.pulse(now=True)

@@ -62,6 +62,7 @@ def run(
     rank, for settings that the data, the model or the machine contradict, and Interruption where it ends early.
     """
     presence, reliability = transport.presence, settings.reliability
+    presence.begin()
     presence.timeout_s = _SETUP_PATIENCE * reliability.hang_timeout_s
     first = transport.together(lambda: (first or look_first(settings, overwrite)) if transport.rank == 0 else None)
     for remark in first.start.remarks if first else ():

@@ -171,6 +171,7 @@ class Transport:
 
     def leave(self, status: int) -> NoReturn:
         """End this rank, whose work is done, as every rank's is."""
+        self.presence.ignore_signals()
         _flush()
         if not self._finalizes:
             self._wait_for_all()

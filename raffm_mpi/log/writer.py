@@ -70,8 +70,9 @@ class RunLog:
             raise ValueError(f"'{path}' exists: resume that run, or choose another output folder")
         labels = {"dimensions": list(dimensions), "label_names": list(label_names)}
         own = {"config": config, "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+        rows = {"ranks": _rank_rows(ranks)}
         with disk_failures(path):
-            made = LogFile.create(path, {**attributes, **own}, labels, file_locking, {"ranks": _rank_rows(ranks)})
+            made = LogFile.create(path, {**attributes, **own}, labels, file_locking, rows)
         return cls(path, *made, labels, file_locking)
 
     @classmethod

@@ -31,6 +31,10 @@ ATTRIBUTES_GIVEN = {
     "task": "text_classification",
     "metrics": ["accuracy", "f1"],
     "command": "raffm-mpi run config.yaml",
+    "run_id": "4f2a",
+    "devices": ["cpu"],
+    "data_sha256": "cd" * 32,
+    "model_sha256": "ef" * 32,
 }
 RANKS = [(0, "node1", "cpu", "server"), (1, "node1", "cuda:0", "client group"), (2, "nœud2", "cpu", "client group")]
 PARTITION = {"client": range(POPULATION), "num_examples": 7, "label_counts": [[3, 4]] * POPULATION}
