@@ -61,9 +61,10 @@ def write_round(log: RunLog, round_: int) -> None:
         log.append("submodels", submodel=np.arange(3), round=0, parameters=SIZES, **unseen)
     chosen = np.arange(round_, round_ + 8) % 3
     times = {"train_s": 1.0, "overhead_s": 0.1, "bytes_down": 1, "bytes_up": 1, "train_flops": 1.0}
-    losses = {"first_loss": 2.0, "last_loss": 1.0, "mean_loss": 1.5, "num_examples": 9, "num_steps": 1, "micro_batches": 1}
+    losses = {"first_loss": 2.0, "last_loss": 1.0, "mean_loss": 1.5}
+    work = {"num_examples": 9, "num_steps": 1, "micro_batches": 1}
     clients = {"client": np.arange(8), "group": 0, "submodel": chosen, "parameters": SIZES[chosen], "status": "trained"}
-    log.append("clients", round=round_, **clients, **times, **losses)
+    log.append("clients", round=round_, **clients, **times, **work, **losses)
     row = {column.name: 1 for column in ROUNDS.columns}
     log.append("rounds", **{**row, "round": round_, "train_loss": 2 / (1 + round_)})
     log.commit()
