@@ -23,8 +23,8 @@ from raffm_mpi.federation.say import say
 
 T = TypeVar("T")
 
-CHUNK_BYTES = 1 << 20  # of one collective: what stays in cache; the count of an MPI call is far below 2^30 bytes
-_CHUNKS_UNDER_WAY = 2
+CHUNK_BYTES = 4 << 20  # of one collective: what stays in cache; the count of an MPI call is far below 2^30 bytes
+_CHUNKS_UNDER_WAY = 4
 _SPIN_S = 0.002  # of a wait, before it sleeps
 _POLL_S = (0.0002, 0.05)  # shortest and longest sleep between two looks
 _POLL_SHARE = 0.01  # of the time already waited: a look more costs a core more than a late answer costs the round
