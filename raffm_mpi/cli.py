@@ -1,20 +1,25 @@
-"""The command line: ``raffm-mpi run`` and ``raffm-mpi report``."""
+"""The command line of ``raffm-mpi``; what a command needs is imported when it is called."""
 
 from __future__ import annotations
 
 import os
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from raffm_mpi.federation.say import say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from submitit import Job
+
     from raffm_mpi.config import Settings
     from raffm_mpi.federation.run import FirstLook
     from raffm_mpi.federation.transport import Transport
+    from raffm_mpi.launch import RunResult
 
 MISTAKE = 2
 
@@ -104,6 +109,87 @@ def verify(
 
 
 @app.command()
+def supervise(
+    config: Annotated[Path, typer.Argument(help="YAML file of settings")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value")] = None,
+    launcher: Annotated[str, typer.Option(help="mpirun (survives dead ranks) or srun")] = "mpirun",
+    groups_per_node: Annotated[int, typer.Option(min=1, help="Client groups on each node: one a GPU, mostly")] = 1,
+    max_requeues: Annotated[int, typer.Option(min=0, help="How often the Slurm job may be requeued")] = 0,
+    dry_run: Annotated[bool, typer.Option(help="Only print the command that starts the ranks")] = False,
+) -> None:
+    """Run a federation on all nodes of this Slurm job, or on this machine: resume it where it dies, requeue the job.
+
+    It stops at the next client on SIGUSR1, SIGUSR2, SIGTERM and SIGINT. Exit status as that of run.
+    """
+    from raffm_mpi.config import load_settings
+    from raffm_mpi.federation.interruptions import RESUMABLE
+    from raffm_mpi.launch.jobs import Federation
+    from raffm_mpi.launch.supervise import requeue
+
+    try:
+        settings = load_settings(config, overrides)
+        threads = settings.compute.threads_per_group
+        run = Federation(str(config), tuple(overrides or ()), settings.output, launcher, groups_per_node, threads)
+        if dry_run:
+            print(run.command())
+            return
+        supervisor = run.supervisor()
+        supervisor.catch_signals()
+        status = supervisor.run()
+    except ValueError as error:
+        _exit_on_mistake(error)
+    if status == RESUMABLE:
+        requeue(max_requeues)
+    raise SystemExit(status)
+
+
+@app.command()
+def launch(
+    config: Annotated[Path, typer.Argument(help="YAML file of settings")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings to change; key=a,b,… makes a run for each combination")
+    ] = None,
+    nodes: Annotated[int, typer.Option(help="Nodes of each run")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(help="GPUs of each node")] = 0,
+    groups_per_node: Annotated[
+        int | None, typer.Option(help="Client groups on each node; one a GPU if left out")
+    ] = None,
+    launcher: Annotated[str, typer.Option(help="mpirun (survives dead ranks) or srun")] = "mpirun",
+    cluster: Annotated[str | None, typer.Option(help="slurm or local; whichever is here if left out")] = None,
+    time_min: Annotated[int, typer.Option(help="Limit of a job in minutes; a longer run is requeued and resumes")] = 60,
+    max_requeues: Annotated[int, typer.Option(help="How often a job may be requeued for other reasons")] = 10,
+    slurm: Annotated[list[str] | None, typer.Option(help="Of Slurm, as key=value: partition, account, mem, …")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the results and print them")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only print what would be submitted")] = False,
+) -> None:
+    """Submit a run, or a sweep of them, as jobs: to Slurm, or on this machine."""
+    from raffm_mpi.config import apply_overrides
+    from raffm_mpi.launch import jobs
+
+    try:
+        options: dict[str, Any] = {
+            "nodes": nodes,
+            "gpus_per_node": gpus_per_node,
+            "groups_per_node": groups_per_node,
+            "launcher": launcher,
+            "cluster": cluster,
+            "time_min": time_min,
+            "max_requeues": max_requeues,
+            "slurm": apply_overrides({}, slurm or []),
+        }
+        if dry_run:
+            print(jobs.script(config, overrides or (), **options))
+            return
+        submitted = jobs.launch(config, overrides or (), **options)
+    except ValueError as error:
+        _exit_on_mistake(error)
+    for job in submitted:
+        print(f"job {job.job_id}: {job.paths.stderr}")
+    if wait and not _print_results(submitted):
+        raise SystemExit(1)
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="The output folder of a run, or its run.h5")]) -> None:
     """Draw the first picture of a run: accuracy, loss and sub-models."""
     from raffm_mpi.analysis.report import write_report
@@ -113,6 +199,21 @@ def report(run: Annotated[Path, typer.Argument(help="The output folder of a run,
             print(path)
     except ValueError as error:
         _exit_on_mistake(error)
+
+
+def _print_results(submitted: Sequence[Job[RunResult]]) -> bool:
+    """Wait for every job and print what it came to; returns whether all finished."""
+    failures = 0
+    for job in submitted:
+        error = job.exception()
+        failures += error is not None
+        if error is None:
+            result = job.result()
+            scores = ", ".join(f"{split} {score:.4f}" for split, score in result.scores.items())
+            print(f"job {job.job_id}: {result.output}: {result.num_rounds} rounds, {scores}")
+        else:
+            say(f"job {job.job_id}: {error}")
+    return not failures
 
 
 def _look_first(settings: Settings, transport: Transport, overwrite: bool) -> FirstLook | None:

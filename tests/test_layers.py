@@ -18,6 +18,7 @@ LAYERS = [
     {"methods"},
     {"api"},
     {"federation"},
+    {"launch"},
     {"progress", "cli", "__main__"},
 ]
 # What a room may import of the lowest layer, beside its own layer's rule.

@@ -183,12 +183,12 @@ class Cluster:
         )
         return int(done.stdout)
 
-    def info(self, job_id: int) -> dict[str, str]:
+    def info(self, job_id: int | str) -> dict[str, str]:
         """Return what ``scontrol show job`` knows of a job: JobState, ExitCode, Restarts, NodeList, …"""
         words = self.enter("scontrol", "show", "job", "--oneliner", str(job_id)).stdout.split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait(self, job_id: int, timeout: float = 180, states: set[str] = FINISHED) -> str:
+    def wait(self, job_id: int | str, timeout: float = 180, states: set[str] = FINISHED) -> str:
         """Return the job's state as soon as it is one of ``states``; fail the test after ``timeout`` seconds."""
         if not _until(lambda: self.info(job_id)["JobState"] in states, timeout):
             pytest.fail(
@@ -203,7 +203,7 @@ class Cluster:
             pytest.fail(f"no {text!r} in the log of job {job_id}:\n{self.log(job_id)}\n{self.diagnosis()}")
         return self.log(job_id)
 
-    def log(self, job_id: int) -> str:
+    def log(self, job_id: int | str) -> str:
         """Return what the job has printed so far, over all its restarts."""
         path = self.root / "jobs" / f"{job_id}.log"
         return path.read_text(errors="replace") if path.exists() else ""

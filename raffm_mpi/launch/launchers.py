@@ -1,0 +1,160 @@
+"""The command that starts the ranks of a run: by mpirun or srun, on this machine or on the hosts of this Slurm job.
+
+Rank 0, the server, is on the first host; every host has as many client groups as it has GPUs (or as it is told).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+Launcher = Literal["mpirun", "srun"]
+
+_TIMEOUT_S = 60.0
+# Of Slurm's variables, those of the job: those of a step would tell the ranks' launcher that the step is all it has.
+_OF_THE_JOB = ("SLURM_JOB_", "SLURM_CONF", "SLURM_CLUSTER_NAME", "SLURM_ARRAY_", "SLURM_RESTART_COUNT")
+_OF_A_STEP = ("SLURM_", "SRUN_", "PMI_", "PMIX_", "OMPI_COMM_WORLD", "OMPI_UNIVERSE")
+# A lost node is known after 20 s: on a busy node signs of life come late. Without its thread the detector takes a rank
+# for dead that trains.
+_DETECTOR = {
+    "mpi_ft_detector": "true",
+    "mpi_ft_detector_thread": "true",
+    "mpi_ft_detector_period": "2",
+    "mpi_ft_detector_timeout": "20",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where ranks go: so many client groups on each host, the server beside those of the first, threads for each."""
+
+    hosts: tuple[str, ...] = ()  # none: this machine, without Slurm
+    groups_per_node: int = 1
+    threads: int = 1
+
+    @property
+    def ranks_of_hosts(self) -> list[int]:
+        """Ranks on each host; the first has the server, too."""
+        return [self.groups_per_node + (index == 0) for index in range(max(1, len(self.hosts)))]
+
+    @property
+    def num_ranks(self) -> int:
+        """The server and all client groups."""
+        return sum(self.ranks_of_hosts)
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run, and in which environment."""
+
+    words: tuple[str, ...]
+    environment: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return " ".join(self.words)
+
+
+def hosts_of_job() -> tuple[str, ...]:
+    """The hosts of the Slurm job that this process belongs to, none without one."""
+    nodes = os.environ.get("SLURM_JOB_NODELIST")
+    if not nodes:
+        return ()
+    asked = subprocess.run(
+        ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=_TIMEOUT_S, check=True
+    )
+    return tuple(asked.stdout.split())
+
+
+def command(launcher: str, place: Place, program: Sequence[str]) -> Command:
+    """The command by which a launcher starts ``program`` on every rank.
+
+    Raises ValueError for an unknown launcher and for one that is not here.
+    """
+    if launcher not in _LAUNCHERS:
+        raise ValueError(f"unknown launcher '{launcher}'; known: {', '.join(get_args(Launcher))}")
+    if shutil.which(launcher) is None:
+        raise ValueError(f"launcher '{launcher}' is not on PATH; known: {', '.join(get_args(Launcher))}")
+    options, added = _LAUNCHERS[launcher](place)
+    return Command((launcher, *options, *program), {**_environment(), **added})
+
+
+def raffm_mpi(*arguments: str) -> list[str]:
+    """The program that every rank runs: this installation's command line."""
+    return [sys.executable, "-m", "raffm_mpi", *arguments]
+
+
+def _mpirun(place: Place) -> tuple[list[str], dict[str, str]]:
+    if not _is_open_mpi_5():
+        if len(place.hosts) > 1:
+            raise ValueError("launcher 'mpirun' is not Open MPI 5, which starts ranks on several nodes; take 'srun'")
+        return ["-n", str(place.num_ranks)], {}
+    # A dead rank is survived; more ranks than slots are wanted, since rank 0 mostly sleeps.
+    options = ["--with-ft", "ulfm", "-n", str(place.num_ranks)]
+    if place.ranks_of_hosts[0] * place.threads <= _cpus():
+        options += ["--map-by", f"slot:PE={place.threads}:HWTCPUS:OVERSUBSCRIBE", "--bind-to", "hwthread"]
+    else:
+        options += ["--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none"]
+    if place.hosts:
+        slots = ",".join(f"{host}:{ranks}" for host, ranks in zip(place.hosts, place.ranks_of_hosts, strict=True))
+        options += ["--host", slots, "--prtemca", "ras", "^slurm", "--prtemca", "plm", "ssh"]
+    if len(place.hosts) > 1:
+        options += ["--prtemca", "plm_ssh_agent", f"{sys.executable} -m raffm_mpi.launch.agent"]
+        options += [word for name, value in _DETECTOR.items() for word in ("--mca", name, value)]
+    return options, {}
+
+
+def _srun(place: Place) -> tuple[list[str], dict[str, str]]:
+    if not place.hosts:
+        raise ValueError("launcher 'srun' needs a Slurm job; take 'mpirun' on a machine without")
+    # One dead rank ends the step at once, so that the next start can resume.
+    options = [
+        "--mpi=pmix",
+        "--kill-on-bad-exit=1",
+        "--overlap",
+        "--cpu-bind=cores",
+        f"--cpus-per-task={place.threads}",
+    ]
+    options += [f"--nodes={len(place.hosts)}", f"--ntasks={place.num_ranks}"]
+    if len(place.hosts) == 1:
+        return options, {}
+    # The first host has one task more than the others, which only a list with a line a task can say.
+    lines = [host for host, ranks in zip(place.hosts, place.ranks_of_hosts, strict=True) for _ in range(ranks)]
+    with tempfile.NamedTemporaryFile("w", prefix="raffm_mpi_hosts_", delete=False) as file:
+        file.write("\n".join(lines) + "\n")
+    return [*options, "--distribution=arbitrary"], {"SLURM_HOSTFILE": file.name}
+
+
+_LAUNCHERS: dict[str, Callable[[Place], tuple[list[str], dict[str, str]]]] = {"mpirun": _mpirun, "srun": _srun}
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without what Slurm and MPI say of the step that it is in."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_OF_THE_JOB) or not name.startswith(_OF_A_STEP)
+    }
+
+
+def _cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _is_open_mpi_5() -> bool:
+    said = subprocess.run(["mpirun", "--version"], capture_output=True, text=True, timeout=_TIMEOUT_S).stdout
+    _, is_open_mpi, version = said.partition("(Open MPI) ")
+    return bool(is_open_mpi) and int(version.split(".")[0]) >= 5
+
+
+def clean_up(command: Command) -> None:
+    """Delete what :func:`command` has left on disk."""
+    if "SLURM_HOSTFILE" in command.environment:
+        Path(command.environment["SLURM_HOSTFILE"]).unlink(missing_ok=True)

@@ -1,0 +1,141 @@
+"""A run started and watched until it is finished: started again where it died, stopped in time where it must.
+
+What became of a run is read from its log and not from the exit status of mpirun, which is 0 where ranks died.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from raffm_mpi.federation.interruptions import FAILED, RESUMABLE
+from raffm_mpi.federation.say import say
+from raffm_mpi.launch.launchers import Command, clean_up
+from raffm_mpi.log import open_run
+from raffm_mpi.log.schema import log_file
+
+DONE, MISTAKE = 0, 2  # exit statuses, beside FAILED and RESUMABLE
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_FRUITLESS = 3  # starts in a row that committed no round, before another allocation must help
+_TAIL_LINES = 40
+_POLL_S = 0.05
+
+
+class Supervisor:
+    """Starts a run, again and again where it dies; ``make_command`` gives the command of each start."""
+
+    def __init__(self, make_command: Callable[[], Command], output: str | Path) -> None:
+        self._make_command = make_command
+        self._output = Path(output)
+        self._process: subprocess.Popen[str] | None = None
+        self._is_running = False
+        self._is_stopping = False
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+
+    @property
+    def complaints(self) -> list[str]:
+        """What the run said last on standard error, each line once: its own sentences, or whatever came where none."""
+        own = [line.removeprefix("raffm-mpi: ") for line in self._tail if line.startswith("raffm-mpi: ")]
+        return list(dict.fromkeys(own or self._tail))
+
+    def run(self) -> int:
+        """Run to the end; returns DONE, MISTAKE, FAILED, or RESUMABLE where another job should go on."""
+        fruitless = 0
+        while True:
+            before = _num_rounds(self._output)
+            status = self._start()
+            reached = _status(self._output)
+            if reached == "finished":
+                return DONE
+            if self._is_stopping or (status == RESUMABLE and reached == "interrupted"):
+                return RESUMABLE
+            if status in (FAILED, MISTAKE) or reached == "failed":
+                return status or FAILED
+            fruitless = 0 if _num_rounds(self._output) > before else fruitless + 1
+            if fruitless == _FRUITLESS:
+                say(f"{fruitless} starts in a row died without a round; another job may find better nodes")
+                return RESUMABLE
+            say(f"the run died (exit status {status}) after {_num_rounds(self._output)} rounds; it is started again")
+
+    def stop(self) -> None:
+        """Ask the run to stop at its next client, and wait until it has."""
+        self.ask_to_stop()
+        self._wait()
+
+    def ask_to_stop(self) -> None:
+        """Ask the run to stop at its next client: SIGUSR1 is what both launchers hand on to the ranks."""
+        self._is_stopping = True
+        if self._is_running and self._process is not None:
+            self._process.send_signal(signal.SIGUSR1)
+
+    def catch_signals(self) -> None:
+        """From now on a signal to this process stops the run; the run is in a session of its own and sees none."""
+
+        def ask(_number: int, _frame: FrameType | None) -> None:
+            self.ask_to_stop()
+
+        for number in SIGNALS:
+            signal.signal(number, ask)
+
+    def _start(self) -> int:
+        """One start of the run, to its end; returns its exit status."""
+        command = self._make_command()
+        say(f"starts {command}")
+        self._process = subprocess.Popen(
+            command.words, env=dict(command.environment), stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self._is_running = True
+        # Waiting in a thread holds no lock that a signal handler in this one would need.
+        threading.Thread(target=self._follow, args=(self._process,), daemon=True).start()
+        if self._is_stopping:
+            self.ask_to_stop()
+        self._wait()
+        clean_up(command)
+        status = self._process.returncode
+        return status if status >= 0 else 128 - status
+
+    def _follow(self, process: subprocess.Popen[str]) -> None:
+        """Pass on what the run says, keep the end of it, and note when it ends."""
+        assert process.stderr is not None
+        for line in process.stderr:
+            print(line, end="", file=sys.stderr, flush=True)
+            self._tail.append(line.rstrip())
+        process.wait()
+        self._is_running = False
+
+    def _wait(self) -> None:
+        while self._is_running:
+            time.sleep(_POLL_S)
+
+
+def requeue(max_requeues: int) -> bool:
+    """Put this Slurm job back into the queue, unless it was ``max_requeues`` times; returns whether that was asked."""
+    job, count = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    if job is None or count >= max_requeues:
+        return False
+    say(f"job {job} is requeued and will resume (time {count + 1} of at most {max_requeues})")
+    return subprocess.run(["scontrol", "requeue", job]).returncode == 0
+
+
+def _status(output: Path) -> str:
+    """How far the log says that the run has come; empty without a log."""
+    if not log_file(output).exists():
+        return ""
+    with open_run(output) as run:
+        return run.status
+
+
+def _num_rounds(output: Path) -> int:
+    """Rounds that the log has committed."""
+    if not log_file(output).exists():
+        return 0
+    with open_run(output) as run:
+        return int(run.num_rows["rounds"])

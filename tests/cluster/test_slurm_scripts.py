@@ -1,0 +1,72 @@
+"""The scripts of slurm/ work as they are but for one line: submitted to a real Slurm, they come to the same bits."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from raffm_mpi.log import open_run
+
+SCRIPTS = Path(__file__).parents[2] / "slurm"
+RUNS = ("single_node", "multi_node_mpirun", "multi_node_srun")
+# The test cluster has two nodes of four CPUs and no GPU, where the scripts take sites with four GPUs a node.
+SMALL = ("--cpus-per-task=2", "--gpus-per-node=0")
+
+
+@pytest.fixture
+def submit(cluster, tmp_path: Path):
+    """``submit(name, *options, *arguments)``: edit the one line of a script and submit it in ``tmp_path``."""
+
+    def run(name: str, options: tuple[str, ...], *arguments: str) -> int:
+        script = (SCRIPTS / f"{name}.sbatch").read_text()
+        edited, num_edits = re.subn("^#SBATCH --account=my_account$", "#SBATCH --partition=main", script, flags=re.M)
+        assert num_edits == 1
+        (tmp_path / name).write_text(edited)
+        words = ["sbatch", "--parsable", f"--chdir={tmp_path}", *options, str(tmp_path / name), *arguments]
+        return int(cluster.enter(*words).stdout)
+
+    return run
+
+
+def said(folder: Path) -> str:
+    """Whatever the jobs that were submitted in a folder have printed."""
+    return "\n".join(path.read_text() for path in sorted(folder.rglob("*.log")) + sorted(folder.glob("slurm-*.out")))
+
+
+def sha256(run: Path) -> str:
+    with open_run(run) as log:
+        return log.attributes["final_model_sha256"]
+
+
+def test_every_script_runs_to_the_same_bits(cluster, submit, config, undisturbed, tmp_path):
+    nodes = {"single_node": (), "multi_node_mpirun": ("--nodes=2",), "multi_node_srun": ("--nodes=2",)}
+    jobs = {name: submit(name, (*SMALL, *nodes[name]), str(config)) for name in RUNS}
+    sweep = submit("sweep_array", (*SMALL, "--array=0-1"), str(config), "federation.num_rounds=2")
+    for name, job in jobs.items():
+        assert cluster.wait(job) == "COMPLETED", f"{name}: {said(tmp_path)}"
+        run = tmp_path / "runs" / f"raffm-{job}"
+        assert sha256(run) == sha256(undisturbed)
+        with open_run(run) as log:
+            num_nodes = 1 if name == "single_node" else 2
+            assert len(set(log.attributes["hosts"])) == num_nodes
+            assert log.attributes["num_ranks"] == num_nodes + 1
+            assert log.config["compute"]["threads_per_group"] == 1
+        assert "finished 6 rounds" in (run / "job.log").read_text()
+    points = []
+    for index in range(2):
+        assert cluster.wait(f"{sweep}_{index}") == "COMPLETED", said(tmp_path)
+        points.append(tmp_path / "runs" / f"raffm_sweep-{sweep}" / f"seed={index}")
+    assert sha256(points[0]) != sha256(points[1])
+
+    analysis = submit("analysis", (), str(tmp_path / "runs" / f"raffm-{jobs['single_node']}"))
+    assert cluster.wait(analysis) == "COMPLETED", said(tmp_path)
+    assert (tmp_path / "runs" / f"raffm-{jobs['single_node']}" / "report.png").stat().st_size > 10_000
+
+
+def test_a_script_whose_run_is_a_mistake_fails_with_status_2_and_its_sentence(cluster, submit, config, tmp_path):
+    job = submit("single_node", SMALL, str(config), "federation.rounds=3")
+    assert cluster.wait(job) == "FAILED"
+    assert cluster.info(job)["ExitCode"] == "2:0"
+    assert "federation.rounds: unknown key, did you mean 'num_rounds'?" in said(tmp_path)

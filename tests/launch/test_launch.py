@@ -1,0 +1,151 @@
+"""Runs as jobs on this machine, with no Slurm: results, errors and mistakes reach the caller; a dead run goes on."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from raffm_mpi.launch import launch
+from raffm_mpi.launch.jobs import RunFailed, script
+from raffm_mpi.log import open_run
+
+
+@pytest.fixture
+def start(config: Path, tmp_path: Path):
+    """``start(*overrides)``: a job of two ranks on this machine."""
+    return lambda *overrides: launch(config, [f"output={tmp_path / 'run'}", *overrides], cluster="local", time_min=10)
+
+
+@pytest.fixture(autouse=True)
+def as_root(monkeypatch):
+    for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
+        monkeypatch.setenv(name, "1")
+
+
+def test_a_local_job_returns_the_result_of_its_run(start, assert_undisturbed, undisturbed, tmp_path):
+    [job] = start()
+    result = job.result()
+    with open_run(undisturbed) as run:
+        assert result.final_model_sha256 == run.attributes["final_model_sha256"]
+    assert result.num_rounds == 6
+    assert_undisturbed(Path(result.output))
+    assert Path(result.output) == tmp_path / "run"
+
+
+def test_a_preempted_local_job_is_started_again_and_resumes(start, assert_undisturbed, tmp_path):
+    [job] = start()
+    while not (tmp_path / "run" / "run.h5").exists():
+        time.sleep(0.1)
+    job._interrupt()
+    assert job.result().num_rounds == 6
+    assert_undisturbed(tmp_path / "run")
+    assert "preempted" in job.stderr()
+
+
+def test_what_the_ranks_said_reaches_the_caller(start, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.h5").write_bytes(b"no log")
+    [job] = start()
+    error = job.exception()
+    assert "ended with status 2" in str(error)
+    assert "run.h5' is not a log" in str(error)
+    assert RunFailed.__name__ in str(error)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "sentence"),
+    [
+        (["federation.rounds=3"], {}, "federation.rounds: unknown key, did you mean 'num_rounds'?"),
+        (["seed=0,,1"], {}, "override 'seed=0,,1': a value of the sweep is empty"),
+        (["seed=0,0"], {}, "two points of the sweep would be in one folder 'seed=0'"),
+        ([], {"nodes": 0}, "nodes is 0; allowed are whole numbers from 1"),
+        ([], {"nodes": 2}, "nodes is 2, but cluster local has one; allowed is 1"),
+        ([], {"groups_per_node": 0}, "groups_per_node is 0; allowed are whole numbers from 1"),
+        ([], {"launcher": "mpiexec"}, "unknown launcher 'mpiexec'; known: mpirun, srun"),
+        ([], {"launcher": "srun"}, "launcher 'srun' needs a Slurm job"),
+        ([], {"cluster": "pbs"}, "unknown cluster 'pbs'; known: slurm, local"),
+        ([], {"time_min": 0}, "time_min is 0; allowed are whole numbers from 1"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_submitted(config, tmp_path, overrides, options, sentence):
+    output = tmp_path / "run"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        launch(config, [f"output={output}", *overrides], **{"cluster": "local", **options})
+    assert not output.exists()
+
+
+def test_a_dry_run_prints_the_command_of_each_run_and_submits_nothing(config, tmp_path):
+    lines = script(config, [f"output={tmp_path / 'run'}", "seed=0,1"], cluster="local", groups_per_node=3).splitlines()
+    assert ["-n 4 " in line and f"seed={seed}" in line for seed, line in enumerate(lines)] == [True, True]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def supervise(config: Path, tmp_path: Path):
+    """``supervise(*arguments)``: the command, started; it is killed with its ranks when the test ends."""
+    started = []
+
+    def run(*arguments: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "raffm_mpi", "supervise", config, f"output={tmp_path / 'run'}", *arguments]
+        process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+            child.kill()
+        process.kill()
+        process.communicate()
+
+
+def ranks(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The ranks of a supervised run, the server first."""
+    found = [p for p in psutil.Process(process.pid).children(recursive=True) if "python" in Path(p.exe()).name]
+    return sorted(found, key=lambda p: int(p.environ()["PMIX_RANK"]))
+
+
+def wait_for_round(process: subprocess.Popen[str], output: Path, number: int) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        if (output / "run.h5").exists():
+            with open_run(output) as run:
+                if run.num_rows["rounds"] > number:
+                    return
+        time.sleep(0.05)
+
+
+def test_a_run_whose_server_dies_is_started_again_in_place(supervise, assert_undisturbed, tmp_path):
+    process = supervise()
+    wait_for_round(process, tmp_path / "run", 0)
+    ranks(process)[0].kill()
+    _, said = process.communicate(timeout=180)
+    assert process.returncode == 0, said
+    assert "it is started again" in said
+    assert_undisturbed(tmp_path / "run")
+
+
+def test_a_signal_stops_a_supervised_run_with_status_75(supervise, assert_undisturbed, tmp_path):
+    process = supervise("federation.num_rounds=1000")
+    wait_for_round(process, tmp_path / "run", 0)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    with open_run(tmp_path / "run") as run:
+        assert run.status == "interrupted"
+
+
+def test_a_mistake_ends_a_supervised_run_with_status_2_at_once(supervise):
+    process = supervise("model.config={hidden_size: 25, num_attention_heads: 3}")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2, said
+    assert said.count("raffm-mpi: starts ") == 1
