@@ -79,15 +79,23 @@ def command(launcher: str, place: Place, program: Sequence[str]) -> Command:
     """
     if launcher not in _LAUNCHERS:
         raise ValueError(f"unknown launcher '{launcher}'; known: {', '.join(get_args(Launcher))}")
-    if shutil.which(launcher) is None:
-        raise ValueError(f"launcher '{launcher}' is not on PATH; known: {', '.join(get_args(Launcher))}")
+    path = _find(launcher)
+    if path is None:
+        known = ", ".join(get_args(Launcher))
+        raise ValueError(f"launcher '{launcher}' is neither beside {sys.executable} nor on PATH; known: {known}")
     options, added = _LAUNCHERS[launcher](place)
-    return Command((launcher, *options, *program), {**_environment(), **added})
+    return Command((path, *options, *program), {**_environment(), **added})
 
 
 def raffm_mpi(*arguments: str) -> list[str]:
     """The program that every rank runs: this installation's command line."""
     return [sys.executable, "-m", "raffm_mpi", *arguments]
+
+
+def _find(launcher: str) -> str | None:
+    """The path of a launcher: an mpirun in this Python's environment goes before that on PATH."""
+    beside = Path(sys.executable).with_name(launcher)
+    return str(beside) if beside.exists() else shutil.which(launcher)
 
 
 def _mpirun(place: Place) -> tuple[list[str], dict[str, str]]:
@@ -149,7 +157,9 @@ def _cpus() -> int:
 
 
 def _is_open_mpi_5() -> bool:
-    said = subprocess.run(["mpirun", "--version"], capture_output=True, text=True, timeout=_TIMEOUT_S).stdout
+    said = subprocess.run(
+        [str(_find("mpirun")), "--version"], capture_output=True, text=True, timeout=_TIMEOUT_S
+    ).stdout
     _, is_open_mpi, version = said.partition("(Open MPI) ")
     return bool(is_open_mpi) and int(version.split(".")[0]) >= 5
 

@@ -18,7 +18,7 @@ PROGRAM = ["raffm-mpi", "run"]
 
 @pytest.fixture(autouse=True)
 def both_are_here(monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr("raffm_mpi.launch.launchers._find", lambda name: name)
     monkeypatch.setattr("raffm_mpi.launch.launchers._is_open_mpi_5", lambda: True)
 
 
