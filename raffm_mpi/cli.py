@@ -201,6 +201,41 @@ def report(run: Annotated[Path, typer.Argument(help="The output folder of a run,
         _exit_on_mistake(error)
 
 
+@app.command()
+def doctor(
+    config: Annotated[str | None, typer.Argument(help="YAML file of settings; left out: the defaults")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value")] = None,
+) -> None:
+    """Say whether this machine suits a run, and what to do where not; under mpirun or srun it looks at all hosts.
+
+    Exit status: 0 nothing fails, 1 something does, 2 a mistake of yours.
+    """
+    from raffm_mpi.doctor.examine import examine
+    from raffm_mpi.doctor.exchange import join, speaks
+    from raffm_mpi.doctor.intent import load_intent
+    from raffm_mpi.federation.interruptions import Interruption
+    from raffm_mpi.federation.transport import UserMistake
+    from raffm_mpi.progress import print_findings
+
+    given = [*([config] if config else []), *(overrides or [])]
+    path = given.pop(0) if given and ("=" not in given[0] or Path(given[0]).exists()) else None
+    exchange = join()
+    try:
+        intent = exchange.together(lambda: load_intent(path, given))
+        _prepare_libraries(1)
+        findings, status = examine(intent, exchange)
+        if speaks(exchange):
+            print_findings(findings)
+        exchange.leave(status)
+    except UserMistake as mistake:
+        _say_mistake(mistake if speaks(exchange) else None)
+        exchange.leave(MISTAKE)
+    except Interruption as interruption:
+        exchange.abort(f"a rank was lost meanwhile {interruption}".strip())
+    except Exception as error:
+        exchange.abort(f"{type(error).__name__}: {error}")
+
+
 def _print_results(submitted: Sequence[Job[RunResult]]) -> bool:
     """Wait for every job and print what it came to; returns whether all finished."""
     failures = 0

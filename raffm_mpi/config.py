@@ -256,10 +256,15 @@ def load_settings(path: str | Path, overrides: list[str] | None = None) -> Setti
 
     Raises ValueError with one sentence for each mistake, all at once.
     """
+    return check_settings(apply_overrides(_read_yaml(Path(path)), overrides or []), str(path))
+
+
+def check_settings(values: dict[str, Any], source: str) -> Settings:
+    """The values as settings; raises ValueError with one sentence for each mistake, which names their ``source``."""
     try:
-        return Settings.model_validate(apply_overrides(_read_yaml(Path(path)), overrides or []))
+        return Settings.model_validate(values)
     except ValidationError as error:
-        raise ValueError("\n".join(_sentences(error, str(path)))) from None
+        raise ValueError("\n".join(_sentences(error, source))) from None
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

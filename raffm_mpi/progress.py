@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from raffm_mpi.doctor.findings import Finding
 from raffm_mpi.log import GLOBAL_MODEL, open_run
 
 
@@ -105,3 +107,15 @@ def print_summary(output: Path) -> None:
     print(f"log      {output / 'run.h5'}")
     print(f"model    {output / 'model'}")
     print(f"picture  raffm-mpi report {output}")
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """The doctor's table, one line a topic; the levels in colour where a person watches."""
+    colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    console = Console(highlight=False, soft_wrap=True)
+    for finding in findings:
+        line = str(finding)
+        if _on_terminal():
+            console.print(f"[{colours[finding.level]}]{finding.level}[/]", escape(line[len(finding.level) :]), sep="")
+        else:
+            print(line, flush=True)

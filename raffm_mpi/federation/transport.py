@@ -309,6 +309,11 @@ class _Mailbox:
         self._lost = set(numbers)
 
 
+def finds_lost_nodes() -> bool:
+    """Whether Open MPI's detector of lost nodes is on, which mpirun's options turn on."""
+    return _is_on(_DETECTOR)
+
+
 def _is_on(option: str) -> bool:
     """Whether one of Open MPI's options, which mpirun hands on in the environment, is set."""
     return os.environ.get(option, "").lower() in ("1", "t", "true", "enabled", "yes", "y")

@@ -51,11 +51,11 @@ def test_a_preempted_local_job_is_started_again_and_resumes(start, assert_undist
 
 def test_what_the_ranks_said_reaches_the_caller(start, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.h5").write_bytes(b"no log")
+    (tmp_path / "run" / "config.yaml").write_text("of whom?")
     [job] = start()
     error = job.exception()
     assert "ended with status 2" in str(error)
-    assert "run.h5' is not a log" in str(error)
+    assert "has config.yaml, but no log run.h5 that says of which run" in str(error)
     assert RunFailed.__name__ in str(error)
 
 

@@ -1,0 +1,101 @@
+"""What a rank knows of its place: small and plain, so that it travels to all ranks as JSON."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+
+from pydantic import TypeAdapter
+
+from raffm_mpi import __version__
+from raffm_mpi.doctor.exchange import Exchange
+from raffm_mpi.doctor.gpus import GPUs, look_for_gpus
+from raffm_mpi.doctor.intent import Intent
+from raffm_mpi.doctor.launcher import Launcher
+from raffm_mpi.doctor.sources import Sources, look_for_sources
+from raffm_mpi.federation.probe import describe_mpi
+from raffm_mpi.federation.transport import Transport, finds_lost_nodes
+
+LIBRARIES = ("torch", "transformers", "datasets", "h5py", "numpy", "mpi4py", "safetensors")
+
+
+@dataclass(frozen=True)
+class MPILibrary:
+    """The MPI library of a rank: its release, file, standard and thread level."""
+
+    library: str
+    path: str
+    standard: str
+    thread_level: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one rank knows; ``mpi`` is None where no library could be loaded, ``sources`` on all but one of a host."""
+
+    rank: int
+    size: int
+    host: str
+    mpi: MPILibrary | None = None
+    launcher: Launcher = field(default_factory=Launcher)
+    survives_losses: bool = False
+    finds_lost_nodes: bool = False
+    cpus: tuple[int, ...] = ()  # that this process may run on
+    host_cpus: int = 1  # that there are
+    gpus: GPUs = field(default_factory=GPUs)
+    versions: dict[str, str] = field(default_factory=dict)
+    sources: Sources | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether this rank is a client group, as every rank but the server is, and a lone process."""
+        return self.rank > 0 or self.size == 1
+
+    @property
+    def place(self) -> str:
+        """The rank by number and host."""
+        return f"rank {self.rank} on {self.host}"
+
+    def to_json(self) -> str:
+        """As one line."""
+        return _ADAPTER.dump_json(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Facts:
+        """From that line."""
+        return _ADAPTER.validate_json(text)
+
+
+_ADAPTER = TypeAdapter(Facts)
+
+
+def gather_facts(intent: Intent, exchange: Exchange) -> list[Facts]:
+    """The facts of every rank, on every rank."""
+    first_of_host, has_mpi = exchange.node_rank == 0, isinstance(exchange, Transport)
+    own = Facts(
+        rank=exchange.rank,
+        size=exchange.size,
+        host=exchange.host,
+        mpi=MPILibrary(**describe_mpi()) if has_mpi else None,
+        launcher=Launcher.of(os.environ),
+        survives_losses=exchange.survives_losses,
+        finds_lost_nodes=exchange.survives_losses and finds_lost_nodes(),
+        cpus=tuple(sorted(os.sched_getaffinity(0))),
+        host_cpus=os.cpu_count() or 1,
+        gpus=look_for_gpus(intent.settings.compute, exchange.device_index, first_of_host and has_mpi),
+        versions=_versions(),
+        sources=look_for_sources(intent) if first_of_host else None,
+    )
+    return [Facts.from_json(line) for line in exchange.describe(own.to_json())]
+
+
+def _versions() -> dict[str, str]:
+    found = {"raffm_mpi": __version__, "python": sys.version.split()[0]}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found

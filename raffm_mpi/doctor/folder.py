@@ -1,0 +1,190 @@
+"""The output folder, tried: an HDF5 file that is locked, followed by another process and looked for from every host.
+
+As a program this is that other process: it tries to lock the file, waits for a line, and reads the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raffm_mpi.doctor.exchange import Exchange
+from raffm_mpi.doctor.findings import listed
+from raffm_mpi.doctor.launcher import apart_from_the_job
+
+HELD, FREE, NO_LOCKS, MISSING = "held", "free", "no locks", "missing"  # what another process finds
+_VALUE = 42
+_PLAIN_BYTES = 1 << 20  # that must fit before HDF5 is let at the disk
+_TIMEOUT_S = 30.0
+_APPEARS_S = 5.0  # in which a new file must show on another host: NFS remembers for 3 s that there was none
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What came of it: ``error`` where no file could be written, else what other processes find.
+
+    ``lock`` is what a second process of rank 0's host finds, ``followed`` whether it reads what is being written, and
+    ``elsewhere`` what each other host finds of the file.
+    """
+
+    place: str
+    hdf5: str
+    error: str = ""
+    lock: str = MISSING
+    followed: bool = False
+    elsewhere: dict[str, str] | None = None
+
+
+def try_folder(place: Path, locking: bool, exchange: Exchange) -> Folder | None:
+    """Write a file as the log is written and have the others look; None on all ranks but 0."""
+    if exchange.rank > 0:
+        _look_from_here(exchange)
+        return None
+    import h5py
+
+    path = place / f".raffm-mpi-doctor-{uuid.uuid4().hex}.h5"
+    errors: list[str] = []
+    with _closing(path, locking, errors) as file, _second_process(path) as other:
+        lock = _answer(other)
+        elsewhere = _look_from_elsewhere(exchange, str(path) if file else "")
+        followed = file is not None and _is_followed(file, other, errors)
+    return Folder(str(place), h5py.version.hdf5_version, listed(errors, 1), lock, followed, elsewhere)
+
+
+def try_lock(path: Path) -> str:
+    """What a process finds that wants to write a file, too."""
+    try:
+        with path.open("r+b") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return FREE
+    except FileNotFoundError:
+        return MISSING
+    except OSError as error:
+        return HELD if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else NO_LOCKS
+
+
+@contextmanager
+def _closing(path: Path, locking: bool, errors: list[str]) -> Iterator[Any]:
+    """A new file as the log is made, removed afterwards, or None; what the disk says goes to ``errors``."""
+    import h5py
+
+    from raffm_mpi.log.file import LIBVER, LogFile
+
+    file = None
+    with _noting(errors):
+        with tempfile.TemporaryFile(dir=path.parent) as plain:  # HDF5 crashes at exit where a disk or quota fills up
+            plain.write(bytes(_PLAIN_BYTES))
+            plain.flush()
+            os.fsync(plain.fileno())
+        file = h5py.File(path, "w", libver=LIBVER, locking="best-effort" if locking else False)
+        file.create_dataset("value", (0,), "int64", maxshape=(None,), chunks=(1,))
+        file.flush()
+    try:
+        yield None if errors else file
+    finally:
+        if file and not errors:
+            with _noting(errors):
+                file.close()
+        if file and errors:
+            LogFile(file).let_go()
+        with suppress(OSError):
+            path.unlink()
+
+
+@contextmanager
+def _second_process(path: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=apart_from_the_job(os.environ),
+    )
+    patience = threading.Timer(_TIMEOUT_S, process.kill)
+    patience.start()
+    try:
+        yield process
+    finally:
+        patience.cancel()
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def _noting(errors: list[str]) -> Iterator[None]:
+    """Make a sentence of what h5py raises."""
+    from raffm_mpi.log.file import LogNotWritten, disk_failures
+
+    try:
+        with disk_failures(Path("the folder")):
+            yield
+    except LogNotWritten as error:
+        errors.append(str(error).partition("cannot be written: ")[2])
+
+
+def _is_followed(file: Any, other: subprocess.Popen[str], errors: list[str]) -> bool:
+    """Write as the log is written, and have the other process read."""
+    with _noting(errors):
+        file.swmr_mode = True
+        file["value"].resize((1,))
+        file["value"][0] = _VALUE
+        file.flush()
+        with suppress(OSError):
+            assert other.stdin is not None
+            print("read", file=other.stdin, flush=True)
+        return _answer(other) == str(_VALUE)
+    return False
+
+
+def _answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def _look_from_elsewhere(exchange: Exchange, path: str) -> dict[str, str]:
+    """Rank 0's part: have the first rank of every other host look for a file; nothing is looked for without a path."""
+    exchange.describe(path)
+    found = exchange.describe("")
+    return {host: state for host, state in zip(exchange.hosts, found, strict=True) if state}
+
+
+def _look_from_here(exchange: Exchange) -> None:
+    """The other ranks' part."""
+    path = exchange.describe("")[0]
+    asked = bool(path) and exchange.node_rank == 0
+    exchange.describe(_wait_for(Path(path)) if asked else "")
+
+
+def _wait_for(path: Path) -> str:
+    deadline = time.monotonic() + _APPEARS_S
+    while (state := try_lock(path)) == MISSING and time.monotonic() < deadline:
+        with suppress(OSError):
+            os.listdir(path.parent)  # makes NFS ask again
+        time.sleep(0.1)
+    return state
+
+
+def _be_the_second_process(path: Path) -> None:
+    print(try_lock(path), flush=True)
+    sys.stdin.readline()
+    import h5py
+
+    with h5py.File(path, "r", swmr=True) as file:
+        print(int(file["value"][0]), flush=True)
+
+
+if __name__ == "__main__":
+    _be_the_second_process(Path(sys.argv[1]))
