@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,9 @@ from typing import Any
 import submitit
 from submitit.helpers import Checkpointable, DelayedSubmission
 
-from raffm_mpi.config import Settings, load_settings
+from raffm_mpi.config import load_settings
 from raffm_mpi.federation.interruptions import RESUMABLE
-from raffm_mpi.launch.launchers import Command, Place, command, hosts_of_job, raffm_mpi
+from raffm_mpi.launch.launchers import Command, Place, check_launcher, command, hosts_of_job, raffm_mpi
 from raffm_mpi.launch.supervise import DONE, Supervisor, requeue
 from raffm_mpi.launch.sweep import Point, expand, write_table
 from raffm_mpi.log import GLOBAL_MODEL, open_run
@@ -110,8 +111,8 @@ def launch(
 
     Each job has ``wait()``, ``result()`` (a :class:`RunResult`), ``exception()`` and ``cancel()``.
     """
-    batch = Batch.of(config, overrides, nodes, gpus_per_node, groups_per_node, launcher, max_requeues)
-    executor = batch.executor(cluster, time_min, slurm or {})
+    batch = Batch.of(config, overrides, cluster, nodes, gpus_per_node, groups_per_node, launcher, max_requeues)
+    executor = batch.executor(time_min, slurm or {})
     if len(batch.runs) > 1:
         write_table(batch.folder, batch.points)
         with executor.batch():
@@ -120,16 +121,23 @@ def launch(
 
 
 def script(
-    config: str | Path, overrides: Sequence[str] = (), *, cluster: str | None = None, time_min: int = 60, **options: Any
+    config: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    nodes: int = 1,
+    gpus_per_node: int = 0,
+    groups_per_node: int | None = None,
+    launcher: str = "mpirun",
+    cluster: str | None = None,
+    time_min: int = 60,
+    max_requeues: int = 10,
+    slurm: Mapping[str, Any] | None = None,
 ) -> str:
-    """What :func:`launch` with these arguments would submit: Slurm's script, or the command of each run."""
-    slurm = options.pop("slurm", None) or {}
-    given = {"nodes": 1, "gpus_per_node": 0, "groups_per_node": None, "launcher": "mpirun", "max_requeues": 10}
-    batch = Batch.of(config, overrides, **{**given, **options})
-    executor = batch.executor(cluster, time_min, slurm)
-    if executor.cluster != "slurm":
+    """What :func:`launch` with these arguments would submit: the script for Slurm, or the command of each run."""
+    batch = Batch.of(config, overrides, cluster, nodes, gpus_per_node, groups_per_node, launcher, max_requeues)
+    if batch.cluster == "local":
         return "\n".join(str(run.command()) for run in batch.runs)
-    inner: Any = executor._executor
+    inner: Any = batch.executor(time_min, slurm or {})._executor
     if len(batch.runs) > 1:
         inner.parameters["map_count"] = len(batch.runs)
     text: str = inner._make_submission_file_text(inner._submitit_command_str, "dry-run")
@@ -138,11 +146,12 @@ def script(
 
 @dataclass(frozen=True)
 class Batch:
-    """The runs of one :func:`launch`, checked, and the folder that they share."""
+    """The runs of one :func:`launch`, checked, where they go, and the folder that they share."""
 
     runs: list[Federation]
     points: list[Point]
     folder: Path
+    cluster: str
     nodes: int
     gpus_per_node: int
 
@@ -151,6 +160,7 @@ class Batch:
         cls,
         config: str | Path,
         overrides: Sequence[str],
+        cluster: str | None,
         nodes: int,
         gpus_per_node: int,
         groups_per_node: int | None,
@@ -167,33 +177,36 @@ class Batch:
         ):
             if number < least:
                 raise ValueError(f"{name} is {number}; allowed are whole numbers from {least}")
+        cluster = cluster or ("slurm" if shutil.which("srun") else "local")
+        if cluster not in ("slurm", "local"):
+            raise ValueError(f"unknown cluster '{cluster}'; known: slurm, local")
+        if cluster == "local" and nodes > 1:
+            raise ValueError(f"nodes is {nodes}, but cluster local has one; allowed is 1")
+        check_launcher(launcher, has_slurm=cluster == "slurm")
         path, points, runs = Path(config).absolute(), expand(overrides), []
         folder = Path()
         for point in points:
             settings = load_settings(path, list(point.overrides))
             folder = Path(settings.output).absolute()
-            output = folder / point.name
-            runs.append(_federation(path, point, output, settings, launcher, groups, max_requeues))
-        return cls(runs, points, folder, nodes, gpus_per_node)
+            given = (*point.overrides, f"output={folder / point.name}")
+            threads = settings.compute.threads_per_group
+            runs.append(Federation(str(path), given, str(folder / point.name), launcher, groups, threads, max_requeues))
+        return cls(runs, points, folder, cluster, nodes, gpus_per_node)
 
-    def executor(self, cluster: str | None, time_min: int, slurm: Mapping[str, Any]) -> submitit.AutoExecutor:
+    def executor(self, time_min: int, slurm: Mapping[str, Any]) -> submitit.AutoExecutor:
         """The executor of submitit for these runs; raises ValueError for what it does not know."""
-        if cluster not in (None, "slurm", "local"):
-            raise ValueError(f"unknown cluster '{cluster}'; known: slurm, local")
         if time_min < 1:
             raise ValueError(f"time_min is {time_min}; allowed are whole numbers from 1")
         try:
-            executor = submitit.AutoExecutor(self.folder / FOLDER, cluster=cluster, slurm_max_num_timeout=1000)
+            executor = submitit.AutoExecutor(self.folder / FOLDER, cluster=self.cluster, slurm_max_num_timeout=1000)
         except RuntimeError as error:
-            raise ValueError(f"cluster '{cluster}': {error}") from None
+            raise ValueError(f"cluster '{self.cluster}': {error}") from None
         run = self.runs[0]
         executor.update_parameters(name=f"raffm_{self.folder.name}", timeout_min=time_min, tasks_per_node=1)
-        if executor.cluster != "slurm":
-            if self.nodes > 1:
-                raise ValueError(f"nodes is {self.nodes}, but cluster local has one; allowed is 1")
+        if self.cluster == "local":
             executor.update_parameters(gpus_per_node=self.gpus_per_node)
             return executor
-        # submitit's own task is one, on the first node; it starts the ranks on all of them.
+        # The task that submitit knows is one, on the first node; it starts the ranks on all of them.
         parameters: dict[str, Any] = {
             "cpus_per_task": (run.groups_per_node + 1) * run.threads,
             "signal_delay_s": _SIGNAL_S,
@@ -210,11 +223,3 @@ class Batch:
         except (NameError, ValueError) as error:
             raise ValueError(f"slurm: {' '.join(str(error).split())}") from None
         return executor
-
-
-def _federation(
-    config: Path, point: Point, output: Path, settings: Settings, launcher: str, groups: int, max_requeues: int
-) -> Federation:
-    overrides = (*point.overrides, f"output={output}")
-    threads = settings.compute.threads_per_group
-    return Federation(str(config), overrides, str(output), launcher, groups, threads, max_requeues)

@@ -72,13 +72,20 @@ def hosts_of_job() -> tuple[str, ...]:
     return tuple(asked.stdout.split())
 
 
+def check_launcher(launcher: str, has_slurm: bool) -> None:
+    """Raise ValueError for an unknown launcher, and for srun without a Slurm job."""
+    if launcher not in _LAUNCHERS:
+        raise ValueError(f"unknown launcher '{launcher}'; known: {', '.join(get_args(Launcher))}")
+    if launcher == "srun" and not has_slurm:
+        raise ValueError("launcher 'srun' needs a Slurm job; take 'mpirun' on a machine without")
+
+
 def command(launcher: str, place: Place, program: Sequence[str]) -> Command:
     """The command by which a launcher starts ``program`` on every rank.
 
     Raises ValueError for an unknown launcher and for one that is not here.
     """
-    if launcher not in _LAUNCHERS:
-        raise ValueError(f"unknown launcher '{launcher}'; known: {', '.join(get_args(Launcher))}")
+    check_launcher(launcher, has_slurm=bool(place.hosts))
     path = _find(launcher)
     if path is None:
         known = ", ".join(get_args(Launcher))
@@ -119,8 +126,6 @@ def _mpirun(place: Place) -> tuple[list[str], dict[str, str]]:
 
 
 def _srun(place: Place) -> tuple[list[str], dict[str, str]]:
-    if not place.hosts:
-        raise ValueError("launcher 'srun' needs a Slurm job; take 'mpirun' on a machine without")
     # One dead rank ends the step at once, so that the next start can resume.
     options = [
         "--mpi=pmix",

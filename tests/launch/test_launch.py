@@ -145,7 +145,7 @@ def test_a_signal_stops_a_supervised_run_with_status_75(supervise, assert_undist
 
 
 def test_a_mistake_ends_a_supervised_run_with_status_2_at_once(supervise):
-    process = supervise("model.config={hidden_size: 25, num_attention_heads: 3}")
+    process = supervise("method.space.heads=[7]")
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2, said
     assert said.count("raffm-mpi: starts ") == 1
