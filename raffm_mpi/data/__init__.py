@@ -1,6 +1,6 @@
 """Data sets: :func:`inspect` finds, :func:`prepare` caches, :func:`open_data` reads, :func:`partition` deals."""
 
-from raffm_mpi.data.cache import prepare
+from raffm_mpi.data.cache import prepare, prepared
 from raffm_mpi.data.columns import Columns
 from raffm_mpi.data.images import ImageInput
 from raffm_mpi.data.partitions import Partition, check_enough, partition
@@ -28,5 +28,6 @@ __all__ = [
     "open_data",
     "partition",
     "prepare",
+    "prepared",
     "share",
 ]

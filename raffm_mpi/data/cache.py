@@ -51,16 +51,8 @@ def prepare(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInp
     Raises ValueError naming the split and row of an example that cannot be used, or the setting that is wrong.
     """
     writer = _writer(info, settings, inputs)
-    described = {
-        "format_version": FORMAT_VERSION,
-        "path": settings.path,
-        "subset": settings.subset,
-        **asdict(info),
-        "num_examples": {split.role: split.num_examples for split in info.splits},
-        "inputs": asdict(inputs),
-        "padding": writer.padding,
-    }
-    key = hashlib.sha256(json.dumps([described, writer.identity], sort_keys=True).encode()).hexdigest()
+    described = _describe(info, settings, inputs, writer)
+    root = _root(settings, described, writer)
 
     def write_examples(folder: Path) -> None:
         source = load(settings.path, settings.subset)
@@ -69,9 +61,9 @@ def prepare(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInp
         (folder / META).write_text(json.dumps(described, indent=2, ensure_ascii=False), encoding="utf-8")
         save_fingerprint(folder, [_meaning(described), list(load_unreadable(folder, "train"))])
 
-    root = _build_once(Path(settings.cache).expanduser() / key, write_examples)
-    fraction = settings.validation_fraction
-    if info.has_split("validation") or fraction == 0:
+    _build_once(root, write_examples)
+    folder, fraction = _folder(root, info, settings, seed), settings.validation_fraction
+    if folder == root:
         return root
     examples = np.unique(stored_examples(root, "train", described["num_examples"]["train"]))
     examples = np.setdiff1d(examples, list(load_unreadable(root, "train")))
@@ -81,7 +73,41 @@ def prepare(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInp
         np.save(folder / HELD_OUT, examples[_hold_out(classes, fraction, seed)])
         save_fingerprint(folder, load_fingerprint(root))
 
-    return _build_once(root / f"held_out-{fraction}-seed-{seed}", hold_out)
+    return _build_once(folder, hold_out)
+
+
+def prepared(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInput, seed: int) -> Path | None:
+    """The folder that :func:`prepare` would return, if it is there already."""
+    writer = _writer(info, settings, inputs)
+    root = _root(settings, _describe(info, settings, inputs, writer), writer)
+    folder = _folder(root, info, settings, seed)
+    return folder if folder.exists() else None
+
+
+def _describe(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInput, writer: Writer) -> dict[str, Any]:
+    """All that the stored bytes follow from, beside how they are written."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "path": settings.path,
+        "subset": settings.subset,
+        **asdict(info),
+        "num_examples": {split.role: split.num_examples for split in info.splits},
+        "inputs": asdict(inputs),
+        "padding": writer.padding,
+    }
+
+
+def _root(settings: DataSettings, described: dict[str, Any], writer: Writer) -> Path:
+    """Where the examples are stored for all seeds."""
+    key = hashlib.sha256(json.dumps([described, writer.identity], sort_keys=True).encode()).hexdigest()
+    return Path(settings.cache).expanduser() / key
+
+
+def _folder(root: Path, info: DataInfo, settings: DataSettings, seed: int) -> Path:
+    """The folder of one seed: the root itself where no validation split is held out."""
+    fraction = settings.validation_fraction
+    held_out = fraction > 0 and not info.has_split("validation")
+    return root / f"held_out-{fraction}-seed-{seed}" if held_out else root
 
 
 def _meaning(described: dict[str, Any]) -> dict[str, Any]:

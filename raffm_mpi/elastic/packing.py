@@ -24,16 +24,22 @@ class Packed:
 
 def allocate(layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Packed:
     """A zeroed buffer with a view for each tensor of the layout, in the layout's order."""
-    lengths = {name: math.prod(shape) for name, shape in layout.shapes.items()}
-    starts, end = {}, 0
-    for name, length in lengths.items():
-        starts[name] = end
-        end += -(-length // _ALIGNMENT) * _ALIGNMENT
-    buffer = torch.zeros(end, dtype=dtype, device=device)
-    return Packed(
-        buffer,
-        {name: buffer[start : start + lengths[name]].view(layout.shapes[name]) for name, start in starts.items()},
-    )
+    buffer = torch.zeros(num_entries(layout), dtype=dtype, device=device)
+    tensors, start = {}, 0
+    for name, shape in layout.shapes.items():
+        tensors[name] = buffer[start : start + math.prod(shape)].view(shape)
+        start += _room(shape)
+    return Packed(buffer, tensors)
+
+
+def num_entries(layout: Layout) -> int:
+    """Entries of the buffer that :func:`allocate` makes, the gaps counted."""
+    return sum(_room(shape) for shape in layout.shapes.values())
+
+
+def _room(shape: tuple[int, ...]) -> int:
+    """Entries that a tensor takes up to where the next one starts."""
+    return -(-math.prod(shape) // _ALIGNMENT) * _ALIGNMENT
 
 
 def pack(layout: Layout, tensors: Mapping[str, Tensor]) -> Packed:

@@ -15,7 +15,7 @@ from torch import nn
 
 from raffm_mpi import data
 from raffm_mpi.config import Settings
-from raffm_mpi.elastic.cost import Cost, Lengths, cost
+from raffm_mpi.elastic.cost import Cost, Lengths, cost, peak_training_bytes
 from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.table import ModelLayout
@@ -30,19 +30,16 @@ _MAX_COSTS = 4096  # remembered; a method of few widths computes each once
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """A run's data, model and method, the same on every rank; only the device is a rank's own."""
+class Outline:
+    """A run without its examples and weights: who trains what, and what that costs."""
 
     settings: Settings
     info: data.DataInfo
-    examples: data.FederatedData
     partition: data.Partition
-    model: nn.Module
     layout: ModelLayout
     method: Method
-    device: Device
     lengths: Lengths
-    _costs: dict[tuple[int, ...], Cost] = field(default_factory=dict)
+    _costs: dict[tuple[int, ...], Cost] = field(default_factory=dict, kw_only=True)
 
     def sizes(self, selection: Selection) -> tuple[int, ...]:
         """Every dimension's size in a sub-model, in the layout's order."""
@@ -56,6 +53,31 @@ class Experiment:
                 self._costs.clear()
             self._costs[sizes] = cost(self.layout, selection, **self.lengths)
         return self._costs[sizes]
+
+    def client_flops(self, client: int, selection: Selection) -> float:
+        """FLOPs of one client's local training in one round."""
+        num_examples = len(self.partition.client(client))
+        return float(self.cost(selection).training_flops) * examples_seen(self.settings.training, num_examples)
+
+    def training_bytes(self, selection: Selection) -> int:
+        """Estimated peak memory of training a sub-model, as :func:`peak_training_bytes`."""
+        training = self.settings.training
+        return peak_training_bytes(
+            self.layout,
+            selection,
+            batch_size=training.batch_size,
+            **self.lengths,
+            optimizer="sgd_momentum" if training.momentum else training.optimizer,
+        )
+
+
+@dataclass(frozen=True)
+class Experiment(Outline):
+    """A run's data, model and method, the same on every rank; only the device is a rank's own."""
+
+    examples: data.FederatedData
+    model: nn.Module
+    device: Device
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -75,11 +97,6 @@ class Experiment:
         _, first, example_of_row = np.unique(test.examples, return_index=True, return_inverse=True)
         owners = data.share(self.partition, train.labels, test.labels[first], self.settings.seed)
         return owners[example_of_row]
-
-    def client_flops(self, client: int, selection: Selection) -> float:
-        """FLOPs of one client's local training in one round."""
-        num_examples = len(self.partition.client(client))
-        return float(self.cost(selection).training_flops) * examples_seen(self.settings.training, num_examples)
 
 
 @dataclass(frozen=True)
@@ -148,7 +165,17 @@ def _prepare(settings: Settings, looked: Look | None) -> tuple[Look, Path]:
 def _build(settings: Settings, device: Device, looked: Look, folder: Path) -> Experiment:
     info, config = looked.info, looked.config
     examples = data.open_data(folder)
-    partition = data.partition(
+    partition = deal(settings, info, examples)
+    model = load_model(settings.model, config, info.task, settings.seed, examples.pad_token_id)
+    layout = layout_of(model)
+    lengths = lengths_of(examples.train)
+    method = make_method(settings.method, layout, settings.seed, partial(cost, layout, **lengths))
+    return Experiment(settings, info, partition, layout, method, lengths, examples, model, device)
+
+
+def deal(settings: Settings, info: data.DataInfo, examples: data.FederatedData) -> data.Partition:
+    """Which rows of the training split each client holds."""
+    return data.partition(
         settings.data.partition,
         examples.train.labels,
         settings.federation.num_clients,
@@ -157,14 +184,10 @@ def _build(settings: Settings, device: Device, looked: Look, folder: Path) -> Ex
         info.label_names,
         examples.train.examples,
     )
-    model = load_model(settings.model, config, info.task, settings.seed, examples.pad_token_id)
-    layout = layout_of(model)
-    lengths = _lengths(examples.train)
-    method = make_method(settings.method, layout, settings.seed, partial(cost, layout, **lengths))
-    return Experiment(settings, info, examples, partition, model, layout, method, device, lengths)
 
 
-def _lengths(train: data.Split) -> Lengths:
+def lengths_of(train: data.Split) -> Lengths:
+    """Mean tokens of a split's rows, where it has any."""
     lengths: Lengths = {}
     if train.mean_length > 0:
         lengths["num_tokens"] = train.mean_length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -9,12 +10,15 @@ from functools import cached_property
 
 import numpy as np
 
+from raffm_mpi.config import Settings
 from raffm_mpi.elastic.labels import Selection, union
 from raffm_mpi.elastic.table import ModelLayout
-from raffm_mpi.federation.experiment import Experiment
+from raffm_mpi.federation.experiment import Outline
 from raffm_mpi.federation.transport import Transport
+from raffm_mpi.seeds import generator
 
 NOBODY = -1  # the group of a client that is not to be trained
+_HEADER_WORDS = 7
 
 
 class Action(IntEnum):
@@ -53,9 +57,15 @@ class Plan:
         """Whether anybody is to train: else the groups hand over what they have."""
         return bool((self.groups != NOBODY).any())
 
+    @property
+    def num_bytes(self) -> int:
+        """What :meth:`broadcast` sends."""
+        return 8 * (_HEADER_WORDS + 2 * len(self.cohort))
+
     def broadcast(self, transport: Transport) -> None:
         """Send the plan from rank 0 (the other side is :meth:`receive`)."""
         header = [self.action, self.round, len(self.cohort), self.attempt, self.deal, self.split, self.rung]
+        assert len(header) == _HEADER_WORDS
         transport.broadcast(np.array(header, np.int64))
         if len(self.cohort):
             transport.broadcast(np.stack([self.cohort, self.groups]))
@@ -63,13 +73,21 @@ class Plan:
     @classmethod
     def receive(cls, transport: Transport) -> Plan:
         """Receive the plan that rank 0 sends with :meth:`broadcast`."""
-        header = np.zeros(7, np.int64)
+        header = np.zeros(_HEADER_WORDS, np.int64)
         transport.broadcast(header)
         action, round, num_clients, attempt, deal, split, rung = (int(value) for value in header)
         rows = np.zeros((2, num_clients), np.int64)
         if num_clients:
             transport.broadcast(rows)
         return cls(Action(action), round, rows[0], rows[1], attempt, deal, split, rung)
+
+
+def cohort(settings: Settings, num_clients: int, round: int, attempt: int = 0) -> np.ndarray:
+    """The clients of a round, drawn without replacement and keyed by how often it was repeated: int64."""
+    size = max(1, builtins.round(settings.federation.participation * num_clients))
+    key = (round, attempt) if attempt else (round,)
+    drawn = generator(settings.seed, "cohort", *key).choice(num_clients, size, replace=False)
+    return drawn.astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -81,10 +99,10 @@ class Round:
     weights: Sequence[int]  # examples of each client, or 1 each for the official arithmetic
     envelope: Selection
     layout: ModelLayout  # the envelope's
-    experiment: Experiment
+    experiment: Outline
 
     @classmethod
-    def derive(cls, plan: Plan, experiment: Experiment) -> Round:
+    def derive(cls, plan: Plan, experiment: Outline) -> Round:
         """The same on every rank."""
         cohort = [int(client) for client in plan.cohort]
         selections = experiment.method.selections(plan.round, cohort)

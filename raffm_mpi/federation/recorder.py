@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from raffm_mpi.elastic.cost import peak_training_bytes
 from raffm_mpi.elastic.labels import FULL, Selection
 from raffm_mpi.evaluation import score_clients, score_split
 from raffm_mpi.federation.checkpoint import Checkpoint
@@ -252,7 +251,7 @@ class Recorder:
         sizes = self.experiment.sizes(selection)
         if sizes not in self._submodels:
             self._submodels[sizes] = len(self._submodels)
-            training, price = self.experiment.settings.training, self.experiment.cost(selection)
+            price = self.experiment.cost(selection)
             self.log.append(
                 "submodels",
                 submodel=self._submodels[sizes],
@@ -260,13 +259,7 @@ class Recorder:
                 parameters=price.parameters,
                 forward_flops=price.forward_flops,
                 bytes=price.bytes,
-                memory_bytes=peak_training_bytes(
-                    self.experiment.layout,
-                    selection,
-                    batch_size=training.batch_size,
-                    **self.experiment.lengths,
-                    optimizer="sgd_momentum" if training.momentum else training.optimizer,
-                ),
+                memory_bytes=self.experiment.training_bytes(selection),
                 sizes=np.array([sizes]),
             )
         return self._submodels[sizes]

@@ -105,7 +105,7 @@ def _serve(
     shown = display(settings.federation.num_rounds, start.next_round)
     recorder = Recorder(experiment, log, shown, disk, transport.hosts, start.next_round)
     state = RunState(output, settings.reliability, start, disk)
-    server = Server(experiment, transport, recorder, state, _shard_evaluation(settings, ranks))
+    server = Server(experiment, transport, recorder, state, shard_evaluation(settings, ranks))
     try:
         log_start(recorder, state, start, transport, [device for _, device, _ in ranks])
         server.run()
@@ -152,8 +152,11 @@ def _check_output(output: Path, overwrite: bool, resume: bool) -> None:
         raise ValueError(f"output: folder '{output}' cannot be written: {error.strerror}") from None
 
 
-def _shard_evaluation(settings: Settings, ranks: list[list[str]]) -> bool:
-    """Whether the groups evaluate: ``auto`` leaves it to a server that shares neither GPU nor core with a group."""
+def shard_evaluation(settings: Settings, ranks: list[list[str]]) -> bool:
+    """Whether the groups evaluate: ``auto`` leaves it to a server that shares neither GPU nor core with a group.
+
+    ``ranks`` has the host, the device and the cores ("0,1,…") of each.
+    """
     if len(ranks) == 1:
         return False
     if settings.evaluation.placement != "auto":

@@ -19,7 +19,7 @@ from raffm_mpi.evaluation import evaluate
 from raffm_mpi.federation.client_group import ClientGroup
 from raffm_mpi.federation.experiment import Experiment, during
 from raffm_mpi.federation.interruptions import RanksLost, Stopped, TooFewClients
-from raffm_mpi.federation.plan import NOBODY, SPLITS, Action, Plan, Round
+from raffm_mpi.federation.plan import NOBODY, SPLITS, Action, Plan, Round, cohort
 from raffm_mpi.federation.presence import Phase
 from raffm_mpi.federation.recorder import Clock, Loss, Recorder
 from raffm_mpi.federation.schedule import Schedule
@@ -27,7 +27,6 @@ from raffm_mpi.federation.state import RunState
 from raffm_mpi.federation.tally import Tally
 from raffm_mpi.federation.transport import Transport
 from raffm_mpi.metrics import WIDTHS
-from raffm_mpi.seeds import generator
 
 
 class Server:
@@ -96,11 +95,8 @@ class Server:
 
     def _sample(self, number: int, attempt: int) -> Round:
         """The round's cohort, keyed by the round and how often it was repeated."""
-        num_clients = self.experiment.partition.num_clients
-        size = max(1, round(self.settings.federation.participation * num_clients))
-        key = (number, attempt) if attempt else (number,)
-        cohort = generator(self.settings.seed, "cohort", *key).choice(num_clients, size, replace=False)
-        plan = Plan(Action.TRAIN, number, cohort.astype(np.int64), np.full(size, NOBODY), attempt)
+        drawn = cohort(self.settings, self.experiment.partition.num_clients, number, attempt)
+        plan = Plan(Action.TRAIN, number, drawn, np.full(len(drawn), NOBODY), attempt)
         return Round.derive(plan, self.experiment)
 
     def _train(self, round: Round, clock: Clock) -> Tally:
