@@ -190,6 +190,78 @@ def launch(
 
 
 @app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="YAML file of settings, such as configs/demo.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value")] = None,
+    nodes: Annotated[int, typer.Option(help="Nodes that the run shall have")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(help="Client groups of each: one a GPU, or a share of the cores")] = 1,
+    calibration: Annotated[Path | None, typer.Option(help="What raffm-mpi calibrate measured on one node")] = None,
+) -> None:
+    """Say what a run will need before it has an allocation: memory, bytes, seconds, node-hours.
+
+    Nothing is prepared or built, and no MPI is needed. Exit status: 0 done, 2 a mistake of yours.
+    """
+    from raffm_mpi.config import load_settings
+
+    try:
+        settings = load_settings(config, overrides)
+        _prepare_libraries(settings.compute.threads_per_group)
+        from raffm_mpi.planning.calibration import Calibration
+        from raffm_mpi.planning.predict import Cluster, predict
+        from raffm_mpi.planning.sketch import sketch
+        from raffm_mpi.planning.table import lines
+
+        cluster = Cluster(nodes, gpus_per_node)
+        measured = Calibration.read(calibration) if calibration else None
+        sketched = sketch(settings)
+        for line in lines(sketched, predict(sketched, cluster, measured), measured):
+            print(line)
+    except ValueError as error:
+        _exit_on_mistake(error)
+
+
+@app.command()
+def calibrate(
+    config: Annotated[Path, typer.Argument(help="YAML file of settings, such as configs/demo.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value")] = None,
+    output: Annotated[Path, typer.Option(help="The file to write")] = Path("calibration.yaml"),
+) -> None:
+    """Measure this node for raffm-mpi plan: under mpirun, a rank for the server and one for each group of a node.
+
+    In one process all but the exchange between ranks is measured. Exit status: 0 done, 2 a mistake of yours, 1 anything
+    else.
+    """
+    from raffm_mpi.config import load_settings
+    from raffm_mpi.federation.transport import Transport, UserMistake
+
+    try:
+        transport = Transport()
+    except ValueError as error:
+        _exit_on_mistake(error)
+    try:
+        settings = transport.together(lambda: load_settings(config, overrides))
+        _prepare_libraries(settings.compute.threads_per_group)
+        from raffm_mpi.federation.experiment import look
+        from raffm_mpi.planning.calibrate import calibrate as measure
+
+        looked = transport.together(lambda: look(settings) if transport.rank == 0 else None)
+        found = measure(settings, transport, looked)
+        transport.together(lambda: found.write(output) if found else None)
+        if found:
+            alone = "" if found.exchange else "; the exchange was not measured: that takes mpirun and two ranks or more"
+            print(f"calibration of {found.num_groups} groups in {output}{alone}")
+        transport.leave(0)
+    except UserMistake as mistake:
+        _say_mistake(mistake if transport.rank == 0 else None)
+        transport.leave(MISTAKE)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        traceback.print_exc()
+        transport.abort(f"{type(error).__name__}: {error}")
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="The output folder of a run, or its run.h5")]) -> None:
     """Draw the first picture of a run: accuracy, loss and sub-models."""
     from raffm_mpi.analysis.report import write_report

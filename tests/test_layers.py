@@ -18,7 +18,7 @@ LAYERS = [
     {"methods"},
     {"api"},
     {"federation"},
-    {"launch", "doctor"},
+    {"launch", "doctor", "planning"},
     {"progress", "cli", "__main__"},
 ]
 # What a room may import of the lowest layer, beside its own layer's rule.

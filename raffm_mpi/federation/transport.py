@@ -24,7 +24,7 @@ from raffm_mpi.federation.say import say
 T = TypeVar("T")
 
 CHUNK_BYTES = 4 << 20  # of one collective: what stays in cache; the count of an MPI call is far below 2^30 bytes
-_CHUNKS_UNDER_WAY = 4
+CHUNKS_UNDER_WAY = 4
 _SPIN_S = 0.002  # of a wait, before it sleeps
 _POLL_S = (0.0002, 0.05)  # shortest and longest sleep between two looks
 _POLL_SHARE = 0.01  # of the time already waited: a look more costs a core more than a late answer costs the round
@@ -203,7 +203,7 @@ class Transport:
         under_way: deque[Any] = deque()
         with self._losses():
             for chunk in _chunks(buffer):
-                if len(under_way) == _CHUNKS_UNDER_WAY:
+                if len(under_way) == CHUNKS_UNDER_WAY:
                     waits.append(self._until(under_way.popleft().Test))
                 under_way.append(start(chunk))
             waits += [self._until(request.Test) for request in under_way]

@@ -1,0 +1,89 @@
+"""A run as far as it is known without preparing an example or building a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from raffm_mpi import data
+from raffm_mpi.config import Settings
+from raffm_mpi.elastic.cost import Lengths, cost
+from raffm_mpi.elastic.families import layout_of
+from raffm_mpi.federation.experiment import Outline, deal, lengths_of, look
+from raffm_mpi.methods import make_method
+from raffm_mpi.model import structure
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """An outline, the rows of each split, the bytes of the prepared data, and what had to be assumed."""
+
+    outline: Outline
+    num_rows: Mapping[str, int]  # by role: train, validation, test
+    data_bytes: int | None  # None: not prepared
+    assumed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Shares:
+    partition: data.Partition
+    lengths: Lengths
+    num_rows: dict[str, int]
+    data_bytes: int | None = None
+    assumed: tuple[str, ...] = ()
+
+
+def sketch(settings: Settings) -> Sketch:
+    """The run that the settings describe, on torch's meta device; raises ValueError as :func:`experiment.look`.
+
+    Who holds how many examples is exact where the data set is prepared already; else equal shares are assumed, and
+    texts of full length.
+    """
+    looked = look(settings)
+    layout = layout_of(structure(looked.config, looked.info.task))
+    folder = data.prepared(looked.info, settings.data, looked.inputs, settings.seed)
+    shares = _prepared(settings, looked.info, folder) if folder else _assumed(settings, looked.info)
+    method = make_method(settings.method, layout, settings.seed, partial(cost, layout, **shares.lengths))
+    outline = Outline(settings, looked.info, shares.partition, layout, method, shares.lengths)
+    return Sketch(outline, shares.num_rows, shares.data_bytes, shares.assumed)
+
+
+def _prepared(settings: Settings, info: data.DataInfo, folder: Path) -> _Shares:
+    examples = data.open_data(folder)
+    splits = {role: getattr(examples, role) for role in ("train", "validation", "test")}
+    num_rows = {role: len(split) for role, split in splits.items() if split is not None}
+    files = [path for place in (folder, folder.parent) for path in place.glob("*.npy")]  # examples lie in the one above
+    num_bytes = sum(path.stat().st_size for path in files)
+    return _Shares(deal(settings, info, examples), lengths_of(examples.train), num_rows, num_bytes)
+
+
+def _assumed(settings: Settings, info: data.DataInfo) -> _Shares:
+    kind, num_clients = settings.data.partition, settings.federation.num_clients
+    if num_clients is None:
+        raise ValueError(
+            "federation.num_clients is missing: how many clients by_column makes is known when the data set has been "
+            "prepared, which raffm-mpi calibrate does"
+        )
+    num_rows = {split.role: split.num_examples for split in info.splits}
+    if not info.has_split("validation") and settings.data.validation_fraction:
+        num_rows["validation"] = round(num_rows["train"] * settings.data.validation_fraction)
+        num_rows["train"] -= num_rows["validation"]
+    lengths: Lengths = {}
+    if info.task != "image_classification":
+        lengths["num_tokens"] = settings.data.max_length
+    if info.task == "seq2seq":
+        lengths["num_targets"] = settings.data.max_target_length
+    total = num_clients * kind.shots * info.num_classes if kind.kind == "k_shot" else num_rows["train"]
+    tokens = f" of {settings.data.max_length} tokens" if lengths else ""
+    what = f"the data set is not prepared: {total / num_clients:,.1f} examples{tokens} for every client are assumed"
+    return _Shares(_equal_shares(total, num_clients), lengths, num_rows, assumed=(what,))
+
+
+def _equal_shares(num_examples: int, num_clients: int) -> data.Partition:
+    """Shares of equal sizes, give or take one; which examples they hold is not said."""
+    offsets = np.arange(num_clients + 1) * num_examples // num_clients
+    return data.Partition(np.broadcast_to(np.int64(0), (num_examples,)), offsets)
