@@ -1,6 +1,6 @@
 """How far a run scales: predicted against measured rounds, oversubscribed ranks, and a million clients.
 
-python benchmarks/scaling.py predict ../shared/data/cifar10 [repeats]
+python benchmarks/scaling.py predict ../shared/data/cifar10 [repeats [demo vit_cifar10]]
 python benchmarks/scaling.py ranks [8 16 32 64]
 python benchmarks/scaling.py clients
 """
@@ -60,7 +60,7 @@ def measured_rounds(ranks: int, config: Path, output: Path, overrides: list[str]
     """Seconds of each round but the first; the run is stopped when it has them, as its evaluation is not asked for."""
     from raffm_mpi.log import open_run
 
-    words = ["-m", "raffm_mpi", "run", config, f"output={output}", *overrides, "--overwrite"]
+    words = ["-m", "raffm_mpi", "run", config, f"output={output}", *overrides]
     process = subprocess.Popen(
         mpirun(ranks, *words), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -81,7 +81,7 @@ def measured_rounds(ranks: int, config: Path, output: Path, overrides: list[str]
         process.wait()
 
 
-def predicted_against_measured(data: str, repeats: int) -> None:
+def predicted_against_measured(data: str, repeats: int, names: list[str]) -> None:
     cases = {
         "demo": (CONFIGS / "demo.yaml", ["federation.num_rounds=16"], 16),
         "vit_cifar10": (
@@ -91,7 +91,8 @@ def predicted_against_measured(data: str, repeats: int) -> None:
         ),
     }
     with tempfile.TemporaryDirectory() as folder:
-        for name, (config, overrides, num_rounds) in cases.items():
+        for name in names or cases:
+            config, overrides, num_rounds = cases[name]
             for groups in (1, 2):
                 ratios = []
                 for repeat in range(repeats):
@@ -103,11 +104,13 @@ def predicted_against_measured(data: str, repeats: int) -> None:
                     calibration = Calibration.read(file)
                     phases = predict(sketch(settings), Cluster(1, groups), calibration).duration.phases
                     expected = statistics.fmean(phase.round_s for phase in phases[1:num_rounds])
-                    rounds = measured_rounds(1 + groups, config, Path(folder) / "run", given, num_rounds)
+                    output = Path(folder) / f"{name}-{groups}-{repeat}"
+                    rounds = measured_rounds(1 + groups, config, output, given, num_rounds)
                     ratios.append(expected / statistics.fmean(rounds))
                     print(
                         f"{name}, {groups} groups, repeat {repeat}: predicted {expected:.3f} s, measured "
-                        f"{statistics.fmean(rounds):.3f} s ({min(rounds):.3f} to {max(rounds):.3f}), ratio {ratios[-1]:.2f}",
+                        f"{statistics.fmean(rounds):.3f} s ({min(rounds):.3f} to {max(rounds):.3f}), "
+                        f"ratio {ratios[-1]:.2f}",
                         flush=True,
                     )
                 print(
@@ -185,7 +188,7 @@ def oversubscribed(counts: list[int]) -> None:
             outside = rounds["round_s"] - rounds["train_s"]
             print(
                 f"{ranks} ranks: a round {rounds['round_s'].median():.3f} s ({rounds['round_s'].min():.3f} to "
-                f"{rounds['round_s'].max():.3f}), of which the slowest group trains {rounds['train_s'].median():.3f} s, "
+                f"{rounds['round_s'].max():.3f}), the slowest group trains {rounds['train_s'].median():.3f} s, "
                 f"outside it {outside.median():.3f} s; {messages} collectives and {designed[-1]:,} bytes a rank and "
                 f"round; as designed: on every rank {same}, in the log {logged}; {whole_s:.0f} s in all",
                 flush=True,
@@ -245,7 +248,7 @@ def clients() -> None:
 def main() -> None:
     what, *words = sys.argv[1:] or [""]
     if what == "predict":
-        predicted_against_measured(words[0], int(words[1]) if len(words) > 1 else 3)
+        predicted_against_measured(words[0], int(words[1]) if len(words) > 1 else 3, words[2:])
     elif what == "ranks":
         oversubscribed([int(word) for word in words] or [8, 16, 32, 64])
     elif what == "clients":

@@ -21,7 +21,8 @@ from raffm_mpi.planning.calibration import Calibration
 from raffm_mpi.planning.sketch import Sketch
 
 _SUM_BYTES = 8  # of an entry of the exact sums, int64
-_NUM_ROUNDS = 10  # that are derived; a longer run is taken to repeat them
+_MOST_ROUNDS = 10  # that are derived; a longer run is taken to repeat them
+_MOST_CLIENTS = 2000  # in those, so that a plan takes seconds; one round is derived at least
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,9 @@ def predict(sketch: Sketch, cluster: Cluster, calibration: Calibration | None = 
     """What the sketched run will need on a cluster of nodes like the calibrated one."""
     outline = sketch.outline
     num_rounds = outline.settings.federation.num_rounds
-    rounds = [derive_round(sketch, number) for number in range(min(num_rounds, _NUM_ROUNDS))]
+    rounds = [derive_round(sketch, 0)]
+    affordable = max(1, _MOST_CLIENTS // len(rounds[0].selections))
+    rounds += [derive_round(sketch, number) for number in range(1, min(num_rounds, _MOST_ROUNDS, affordable))]
     volumes = tuple(volume(round) for round in rounds)
     memory = _memory(sketch, rounds, volumes, calibration)
     duration = _duration(sketch, cluster, calibration, rounds, volumes) if calibration else None
@@ -215,7 +218,7 @@ def transfer_s(num_bytes: int, num_ranks: int, latency_s: float, bytes_per_s: fl
     (Thakur, Rabenseifner and Gropp, 2005): ``D * (latency * C / 2 + bytes / bandwidth)``. An MPI that pipelines chunks
     along a chain comes nearer to bytes / bandwidth, so that this is the slower of the usual cases.
 
-    >>> transfer_s(2**30, 1001, 1e-6, 2**30)  # ten levels of a second each, and of 512 latencies
+    >>> round(transfer_s(2**30, 1001, 1e-6, 2**30), 5)  # ten levels of a second each, and of 512 latencies
     10.00512
     """
     return depth(num_ranks) * (latency_s * chunks_in_turn(num_bytes) + num_bytes / bytes_per_s)
@@ -248,14 +251,14 @@ def _memory(
     sketch: Sketch, rounds: Sequence[Round], volumes: Sequence[Volume], calibration: Calibration | None
 ) -> Memory:
     outline = sketch.outline
-    held = {outline.sizes(selection): selection for round in rounds for selection in round.selections}
+    held = (selection for round in rounds for selection in round.selections)
     wants_gpu = outline.settings.compute.device != "cpu"
     largest = max(volumes, key=lambda volume: volume.entries)
     return Memory(
         model_bytes=FLOAT32_BYTES * num_entries(outline.layout),
         envelope_bytes=largest.envelope_bytes,
         sums_bytes=largest.sums_bytes,
-        training_bytes=max(outline.training_bytes(selection) for selection in held.values()),
+        training_bytes=outline.training_bytes(max(held, key=lambda selection: outline.cost(selection).parameters)),
         process_bytes=calibration.process_bytes if calibration else 0,
         on_gpu=calibration.device == "cuda" if calibration else wants_gpu,
     )
@@ -280,7 +283,7 @@ def _duration(
     every, checkpoint_every = settings.evaluation.every, settings.reliability.checkpoint_every
     num_rounds, each_s = settings.federation.num_rounds, evaluation_s(between)
     checkpoint_s = FLOAT32_BYTES * num_entries(sketch.outline.layout) / calibration.checkpoint_bytes_per_s
-    plain = [_phases(volume, cluster, calibration) for volume in volumes]
+    plain = [phases_of(volume, cluster, calibration) for volume in volumes]
     phases = []
     for number in range(num_rounds):
         saves = checkpoint_every is not None and number > 0 and number % checkpoint_every == 0
@@ -298,7 +301,8 @@ def _duration(
     )
 
 
-def _phases(volume: Volume, cluster: Cluster, calibration: Calibration) -> Phases:
+def phases_of(volume: Volume, cluster: Cluster, calibration: Calibration) -> Phases:
+    """Seconds of one round's phases, without what is done beside it."""
     exchange, ranks = calibration.exchange, cluster.num_ranks
     broadcast_s = reduce_s = None
     if exchange is not None:

@@ -1,0 +1,110 @@
+"""A small federation to plan, and a calibration with round numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raffm_mpi.config import Settings
+from raffm_mpi.planning.calibration import Calibration
+
+SETTINGS = {
+    "output": "runs/none",
+    "model": {
+        "family": "vit",
+        "config": {
+            "image_size": 8,
+            "patch_size": 4,
+            "num_channels": 1,
+            "hidden_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "intermediate_size": 48,
+        },
+    },
+    "data": {"path": "digits", "partition": {"kind": "dirichlet", "alpha": 0.5}},
+    "federation": {"num_clients": 12, "participation": 0.5, "num_rounds": 2},
+    "method": {
+        "name": "raffm",
+        "widths": "budget",
+        "budgets": [0.5, 0.8],
+        "space": {"ffn": [0.25, 0.5, 1.0], "heads": [1, 2, 3], "head_width": [4, 8]},
+    },
+    "training": {"batch_size": 8, "learning_rate": 1.0e-3},
+    "evaluation": {"every": 2},
+}
+
+CALIBRATION = {
+    "device": "cpu",
+    "device_name": "a processor",
+    "cores": 2,
+    "num_groups": 2,
+    "threads": 1,
+    "precision": "fp32",
+    "parameters": 1000,
+    "process_bytes": 500_000_000,
+    "training_flops_per_s": 1.0e9,
+    "evaluation_flops_per_s": 2.0e9,
+    "base_s": 0.5,
+    "update_bytes_per_s": 1000.0,
+    "derive_client_s": 0.25,
+    "pack_bytes_per_s": 4000.0,
+    "commit_bytes_per_s": 8000.0,
+    "commit_client_s": 0.5,
+    "checkpoint_bytes_per_s": 1.0e6,
+    "exchange": {
+        "num_ranks": 3,
+        "num_hosts": 1,
+        "latency_s": 0.125,
+        "broadcast_bytes_per_s": 4000.0,
+        "reduce_bytes_per_s": 2000.0,
+    },
+    "versions": {"torch": "2"},
+}
+
+
+@pytest.fixture(scope="session")
+def calibration() -> Calibration:
+    """Round numbers, of two groups on one node."""
+    return Calibration.model_validate(CALIBRATION)
+
+
+@pytest.fixture(scope="session")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
+    """``planned(method={…}, …)``: the settings of the small federation, groups of them replaced or added to.
+
+    Nothing is prepared: the cache is a folder of its own.
+    """
+    cache = {"cache": str(tmp_path_factory.mktemp("planning"))}
+
+    def make(**groups: dict[str, Any]) -> Settings:
+        values: dict[str, Any] = {**SETTINGS, "data": {**SETTINGS["data"], **cache}}
+        return Settings.model_validate({**values, **groups, "data": {**values["data"], **groups.get("data", {})}})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def config(planned: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small federation as a file."""
+    path = tmp_path_factory.mktemp("config") / "planned.yaml"
+    path.write_text(planned().to_yaml())
+    return path
+
+
+@pytest.fixture
+def calibration_file(tmp_path: Path) -> Callable[..., Path]:
+    """``calibration_file(change)``: the calibration as a file, after ``change(values)``."""
+
+    def make(change: Callable[[dict[str, Any]], Any] = lambda values: None) -> Path:
+        values = yaml.safe_load(yaml.safe_dump(CALIBRATION))
+        change(values)
+        path = tmp_path / "calibration.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return make
