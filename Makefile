@@ -47,8 +47,8 @@ demo: $(READY) ## train a small federation on three ranks, then write its report
 	PATH="$(CURDIR)/$(BIN):$$PATH" mpirun -n 3 raffm-mpi run configs/demo.yaml --overwrite
 	$(BIN)/raffm-mpi report runs/demo
 
-test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest
+test: $(READY) ## run the tests, on two workers
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: $(READY) ## run the tests that take minutes: more faults, more of the cluster
 	@$(BIN)/python -m pytest -m slow

@@ -245,7 +245,7 @@ PLAIN = [
 ]
 
 
-@pytest.mark.parametrize(("build", "auto", "widths"), PLAIN, ids=str)
+@pytest.mark.parametrize(("build", "auto", "widths"), PLAIN, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_the_hubs_classes_load_a_sub_model_of_a_plain_shape_with_the_same_output(build, auto, widths, tmp_path):
     raffm = RaFFM(build())
     layers = raffm.sample_smallest_model()[2]
@@ -264,7 +264,7 @@ NOT_PLAIN = [
 ]
 
 
-@pytest.mark.parametrize(("build", "auto", "arc"), NOT_PLAIN, ids=str)
+@pytest.mark.parametrize(("build", "auto", "arc"), NOT_PLAIN, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_a_shape_that_no_config_says_is_refused_by_the_hubs_classes_and_read_by_ours(build, auto, arc, tmp_path):
     submodel, *_ = RaFFM(build()).resource_aware_model(arc)
     submodel.save_pretrained(tmp_path)

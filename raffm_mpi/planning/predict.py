@@ -215,7 +215,7 @@ def transfer_s(num_bytes: int, num_ranks: int, latency_s: float, bytes_per_s: fl
     """Seconds of one broadcast or reduce among so many ranks.
 
     Transfers go in C chunks of 1 MiB, two of them under way, each through a binomial tree of depth D = ceil(log2 ranks)
-    (Thakur, Rabenseifner and Gropp, 2005): ``D * (latency * C / 2 + bytes / bandwidth)``. An MPI that pipelines chunks
+    (Thakur, Rabenseifner and Gropp, 2005): ``D * (latency * C / 4 + bytes / bandwidth)``. An MPI that pipelines chunks
     along a chain comes nearer to bytes / bandwidth, so that this is the slower of the usual cases.
 
     >>> round(transfer_s(2**30, 1001, 1e-6, 2**30), 5)  # ten levels of a second each, and of 512 latencies
