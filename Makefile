@@ -19,7 +19,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-oldest lint types bench soak clean
+.PHONY: help setup demo test test-processes test-rest test-cluster test-slow test-oldest lint types bench soak clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -47,8 +47,21 @@ demo: $(READY) ## train a small federation on three ranks, then write its report
 	PATH="$(CURDIR)/$(BIN):$$PATH" mpirun -n 3 raffm-mpi run configs/demo.yaml --overwrite
 	$(BIN)/raffm-mpi report runs/demo
 
-test: $(READY) ## run the tests, on two workers
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+# Most of these tests' time is waiting for processes, so two rooms at a time take little longer than one.
+PROCESSES := tests/doctor tests/faults tests/launch tests/planning
+
+test: $(READY) ## run the tests but for those that need a cluster or take minutes
+	@$(MAKE) --no-print-directory -j2 test-rest test-processes
+
+# What these print comes at their end, lest it be mixed with the others'.
+test-processes: $(READY)
+	@log=$$(mktemp) && $(BIN)/python -m pytest $(PROCESSES) > $$log 2>&1; status=$$?; cat $$log; rm $$log; exit $$status
+
+test-rest: $(READY)
+	@$(BIN)/python -m pytest $(PROCESSES:%=--ignore=%) --ignore=tests/cluster
+
+test-cluster: $(READY) ## start a Slurm of two nodes here (as root) and run the tests on it
+	@$(BIN)/python -m pytest tests/cluster
 
 test-slow: $(READY) ## run the tests that take minutes: more faults, more of the cluster
 	@$(BIN)/python -m pytest -m slow

@@ -18,7 +18,6 @@ EXTRAS = {
         "peft>=0.17",
         "psutil>=5.9",
         "pytest>=9.0",
-        "pytest-xdist>=3.6",
         "ruff>=0.9",
         "types-PyYAML",
     ],

@@ -27,9 +27,6 @@ torch.set_num_threads(1)
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
-# Rooms whose tests wait for processes, and would disturb each other's: each is for one worker of pytest-xdist.
-ONE_WORKER = ("faults", "cluster")
-
 collect_ignore_glob = ["*/programs/*"]  # what tests run under mpirun
 
 # Set in every process that a test starts under mpirun, so that one left behind is found whoever its parent is.
@@ -41,14 +38,6 @@ MPIRUN_ENVIRONMENT = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     "PRTE_MCA_hwloc_default_binding_policy": "none",
 }
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests are for one worker, which makes what they share once; so is a room of :data:`ONE_WORKER`."""
-    for item in items:
-        rooms = [room for room in ONE_WORKER if room in item.path.parts]
-        item.add_marker(pytest.mark.xdist_group(rooms[0] if rooms else str(item.path)))
 
 
 def _processes_marked(marker: str) -> list[psutil.Process]:

@@ -59,8 +59,8 @@ class Alone:
         """Nothing travels."""
 
     def leave(self, status: int) -> NoReturn:
-        """End this process, whose work is done."""
-        raise SystemExit(status)
+        """End this process, whose work is done; a silent one ends well, lest mpirun kill the one that speaks."""
+        raise SystemExit(status if speaks(self) else 0)
 
     def abort(self, message: str, status: int = 1) -> NoReturn:
         """End this process with a message."""

@@ -214,12 +214,12 @@ def volume(round: Round) -> Volume:
 def transfer_s(num_bytes: int, num_ranks: int, latency_s: float, bytes_per_s: float) -> float:
     """Seconds of one broadcast or reduce among so many ranks.
 
-    Transfers go in C chunks of 1 MiB, two of them under way, each through a binomial tree of depth D = ceil(log2 ranks)
+    Transfers go in C chunks of 4 MiB, four under way, each through a binomial tree of depth D = ceil(log2 ranks)
     (Thakur, Rabenseifner and Gropp, 2005): ``D * (latency * C / 4 + bytes / bandwidth)``. An MPI that pipelines chunks
     along a chain comes nearer to bytes / bandwidth, so that this is the slower of the usual cases.
 
-    >>> round(transfer_s(2**30, 1001, 1e-6, 2**30), 5)  # ten levels of a second each, and of 512 latencies
-    10.00512
+    >>> round(transfer_s(2**30, 1001, 1e-6, 2**30), 5)  # ten levels of a second each, and of 64 latencies
+    10.00064
     """
     return depth(num_ranks) * (latency_s * chunks_in_turn(num_bytes) + num_bytes / bytes_per_s)
 

@@ -73,27 +73,24 @@ def calibration() -> Calibration:
     return Calibration.model_validate(CALIBRATION)
 
 
-@pytest.fixture(scope="session")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
-    """``planned(method={…}, …)``: the settings of the small federation, groups of them replaced or added to.
+def settings(cache: Path, **groups: dict[str, Any]) -> Settings:
+    """The small federation, groups of its settings replaced or added to, with the data's cache in a folder."""
+    data = {**SETTINGS["data"], "cache": str(cache), **groups.get("data", {})}
+    return Settings.model_validate({**SETTINGS, **groups, "data": data})
 
-    Nothing is prepared: the cache is a folder of its own.
-    """
-    cache = {"cache": str(tmp_path_factory.mktemp("planning"))}
 
-    def make(**groups: dict[str, Any]) -> Settings:
-        values: dict[str, Any] = {**SETTINGS, "data": {**SETTINGS["data"], **cache}}
-        return Settings.model_validate({**values, **groups, "data": {**values["data"], **groups.get("data", {})}})
-
-    return make
+@pytest.fixture
+def planned(tmp_path: Path) -> Callable[..., Settings]:
+    """``planned(method={…}, …)``: the settings of the small federation, for which nothing is prepared."""
+    return lambda **groups: settings(tmp_path / "cache", **groups)
 
 
 @pytest.fixture(scope="session")
-def config(planned: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small federation as a file."""
-    path = tmp_path_factory.mktemp("config") / "planned.yaml"
-    path.write_text(planned().to_yaml())
-    return path
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "planned.yaml").write_text(settings(folder / "cache").to_yaml())
+    return folder / "planned.yaml"
 
 
 @pytest.fixture

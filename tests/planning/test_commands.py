@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from raffm_mpi.cli import app
+from raffm_mpi.config import load_settings
 from raffm_mpi.log import open_run
 from raffm_mpi.planning.calibration import Calibration
 from raffm_mpi.planning.predict import derive_round, makespan_s, volume
@@ -20,10 +21,8 @@ from raffm_mpi.planning.sketch import sketch
 PLANS = Path(__file__).parent / "programs" / "plans.py"
 
 
-def test_bytes_flops_and_makespan_are_those_of_the_log(
-    mpirun, raffm_mpi_command, config, planned, calibration, tmp_path
-):
-    settings = planned()
+def test_bytes_flops_and_makespan_are_those_of_the_log(mpirun, raffm_mpi_command, config, calibration, tmp_path):
+    settings = load_settings(config)
     before = [volume(derive_round(sketch(settings), number)) for number in range(2)]  # nothing is prepared yet
     result = mpirun(3, *raffm_mpi_command("run", config, f"output={tmp_path / 'run'}"))
     assert result.returncode == 0, result.stderr

@@ -49,14 +49,14 @@ VOLUME = Volume(
     [
         (0, 2, 0.0),
         (1, 2, 0.5 + 1 / MIB),  # one chunk, one level
-        (4 * MIB, 2, 2 * 0.5 + 4),  # four chunks, two under way
-        (4 * MIB, 3, 2 * (2 * 0.5 + 4)),  # two levels
-        (4 * MIB, 4, 2 * (2 * 0.5 + 4)),
-        (4 * MIB, 5, 3 * (2 * 0.5 + 4)),
-        (4 * MIB, 1025, 11 * (2 * 0.5 + 4)),
+        (32 * MIB, 2, 2 * 0.5 + 32),  # eight chunks of 4 MiB, four under way
+        (32 * MIB, 3, 2 * (2 * 0.5 + 32)),  # two levels
+        (32 * MIB, 4, 2 * (2 * 0.5 + 32)),
+        (32 * MIB, 5, 3 * (2 * 0.5 + 32)),
+        (32 * MIB, 1025, 11 * (2 * 0.5 + 32)),
     ],
 )
-def test_a_transfer_takes_a_latency_a_pair_of_chunks_and_its_bytes_on_each_level(num_bytes, ranks, expected):
+def test_a_transfer_takes_a_latency_for_chunks_in_turn_and_its_bytes_on_each_level(num_bytes, ranks, expected):
     assert transfer_s(num_bytes, ranks, 0.5, MIB) == pytest.approx(expected)
 
 
