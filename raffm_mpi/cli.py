@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -164,23 +164,24 @@ def launch(
 ) -> None:
     """Submit a run, or a sweep of them, as jobs: to Slurm, or on this machine."""
     from raffm_mpi.config import apply_overrides
-    from raffm_mpi.launch import jobs
+    from raffm_mpi.launch.jobs import Batch
 
     try:
-        options: dict[str, Any] = {
-            "nodes": nodes,
-            "gpus_per_node": gpus_per_node,
-            "groups_per_node": groups_per_node,
-            "launcher": launcher,
-            "cluster": cluster,
-            "time_min": time_min,
-            "max_requeues": max_requeues,
-            "slurm": apply_overrides({}, slurm or []),
-        }
+        batch = Batch.of(
+            config,
+            overrides or (),
+            cluster=cluster,
+            nodes=nodes,
+            gpus_per_node=gpus_per_node,
+            groups_per_node=groups_per_node,
+            launcher=launcher,
+            max_requeues=max_requeues,
+        )
+        parameters = apply_overrides({}, slurm or [])
         if dry_run:
-            print(jobs.script(config, overrides or (), **options))
+            print(batch.script(time_min, parameters))
             return
-        submitted = jobs.launch(config, overrides or (), **options)
+        submitted = batch.submit(time_min, parameters)
     except ValueError as error:
         _exit_on_mistake(error)
     for job in submitted:

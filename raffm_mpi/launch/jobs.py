@@ -111,37 +111,17 @@ def launch(
 
     Each job has ``wait()``, ``result()`` (a :class:`RunResult`), ``exception()`` and ``cancel()``.
     """
-    batch = Batch.of(config, overrides, cluster, nodes, gpus_per_node, groups_per_node, launcher, max_requeues)
-    executor = batch.executor(time_min, slurm or {})
-    if len(batch.runs) > 1:
-        write_table(batch.folder, batch.points)
-        with executor.batch():
-            return [executor.submit(run) for run in batch.runs]
-    return [executor.submit(batch.runs[0])]
-
-
-def script(
-    config: str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    nodes: int = 1,
-    gpus_per_node: int = 0,
-    groups_per_node: int | None = None,
-    launcher: str = "mpirun",
-    cluster: str | None = None,
-    time_min: int = 60,
-    max_requeues: int = 10,
-    slurm: Mapping[str, Any] | None = None,
-) -> str:
-    """What :func:`launch` with these arguments would submit: the script for Slurm, or the command of each run."""
-    batch = Batch.of(config, overrides, cluster, nodes, gpus_per_node, groups_per_node, launcher, max_requeues)
-    if batch.cluster == "local":
-        return "\n".join(str(run.command()) for run in batch.runs)
-    inner: Any = batch.executor(time_min, slurm or {})._executor
-    if len(batch.runs) > 1:
-        inner.parameters["map_count"] = len(batch.runs)
-    text: str = inner._make_submission_file_text(inner._submitit_command_str, "dry-run")
-    return text
+    batch = Batch.of(
+        config,
+        overrides,
+        cluster=cluster,
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        groups_per_node=groups_per_node,
+        launcher=launcher,
+        max_requeues=max_requeues,
+    )
+    return batch.submit(time_min, slurm or {})
 
 
 @dataclass(frozen=True)
@@ -159,13 +139,14 @@ class Batch:
     def of(
         cls,
         config: str | Path,
-        overrides: Sequence[str],
-        cluster: str | None,
-        nodes: int,
-        gpus_per_node: int,
-        groups_per_node: int | None,
-        launcher: str,
-        max_requeues: int,
+        overrides: Sequence[str] = (),
+        *,
+        cluster: str | None = None,
+        nodes: int = 1,
+        gpus_per_node: int = 0,
+        groups_per_node: int | None = None,
+        launcher: str = "mpirun",
+        max_requeues: int = 10,
     ) -> Batch:
         """Read the settings of every run; raises ValueError for what is not allowed."""
         groups = (gpus_per_node or 1) if groups_per_node is None else groups_per_node
@@ -193,7 +174,26 @@ class Batch:
             runs.append(Federation(str(path), given, str(folder / point.name), launcher, groups, threads, max_requeues))
         return cls(runs, points, folder, cluster, nodes, gpus_per_node)
 
-    def executor(self, time_min: int, slurm: Mapping[str, Any]) -> submitit.AutoExecutor:
+    def submit(self, time_min: int, slurm: Mapping[str, Any]) -> list[submitit.Job[RunResult]]:
+        """Submit every run; a sweep is one array, and a table of its points is written."""
+        executor = self._executor(time_min, slurm)
+        if len(self.runs) == 1:
+            return [executor.submit(self.runs[0])]
+        write_table(self.folder, self.points)
+        with executor.batch():
+            return [executor.submit(run) for run in self.runs]
+
+    def script(self, time_min: int, slurm: Mapping[str, Any]) -> str:
+        """What :meth:`submit` would submit: the script for Slurm, or the command of each run."""
+        if self.cluster == "local":
+            return "\n".join(str(run.command()) for run in self.runs)
+        inner: Any = self._executor(time_min, slurm)._executor
+        if len(self.runs) > 1:
+            inner.parameters["map_count"] = len(self.runs)
+        text: str = inner._make_submission_file_text(inner._submitit_command_str, "dry-run")
+        return text
+
+    def _executor(self, time_min: int, slurm: Mapping[str, Any]) -> submitit.AutoExecutor:
         """The executor of submitit for these runs; raises ValueError for what it does not know."""
         if time_min < 1:
             raise ValueError(f"time_min is {time_min}; allowed are whole numbers from 1")

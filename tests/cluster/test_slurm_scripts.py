@@ -11,7 +11,7 @@ from raffm_mpi.log import open_run
 
 SCRIPTS = Path(__file__).parents[2] / "slurm"
 RUNS = ("single_node", "multi_node_mpirun", "multi_node_srun")
-# The test cluster has two nodes of four CPUs and no GPU, where the scripts take sites with four GPUs a node.
+# The test cluster has nodes of four CPUs and no GPU; the scripts are for sites with four GPUs a node.
 SMALL = ("--cpus-per-task=2", "--gpus-per-node=0")
 
 
@@ -60,7 +60,7 @@ def test_every_script_runs_to_the_same_bits(cluster, submit, config, undisturbed
         points.append(tmp_path / "runs" / f"raffm_sweep-{sweep}" / f"seed={index}")
     assert sha256(points[0]) != sha256(points[1])
 
-    analysis = submit("analysis", (), str(tmp_path / "runs" / f"raffm-{jobs['single_node']}"))
+    analysis = submit("analysis", ("--mem=0",), str(tmp_path / "runs" / f"raffm-{jobs['single_node']}"))
     assert cluster.wait(analysis) == "COMPLETED", said(tmp_path)
     assert (tmp_path / "runs" / f"raffm-{jobs['single_node']}" / "report.png").stat().st_size > 10_000
 
