@@ -5,13 +5,11 @@ python benchmarks/client_overhead.py
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import yaml
+from ranks import run as run_on
 
 MODEL = {
     "image_size": 8,
@@ -25,8 +23,6 @@ MODEL = {
 
 
 def main() -> None:
-    environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    mpirun = Path(sys.executable).with_name("mpirun")
     for method in ({"name": "fedavg"}, {"name": "raffm"}):
         with tempfile.TemporaryDirectory() as folder:
             config, output = Path(folder) / "bench.yaml", Path(folder) / "run"
@@ -40,8 +36,7 @@ def main() -> None:
                 "evaluation": {"every": 3},
             }
             config.write_text(yaml.safe_dump(settings))
-            command = [mpirun, "--oversubscribe", "--bind-to", "none", "-n", "3", sys.executable, "-m", "raffm_mpi"]
-            subprocess.run([*command, "run", config], env=environment, check=True, stdout=subprocess.DEVNULL)
+            run_on(3, "-m", "raffm_mpi", "run", config)
             from raffm_mpi.log import open_run
 
             run = open_run(output)

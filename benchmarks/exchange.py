@@ -5,12 +5,11 @@ python benchmarks/exchange.py            # starts itself under mpirun on 3 and 5
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
+
+from ranks import run as run_on
 
 REPEATS = 7
 
@@ -59,12 +58,9 @@ def measure(num_parameters: int) -> None:
 def main() -> None:
     if len(sys.argv) > 1:
         return measure(int(sys.argv[1]))
-    environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    mpirun = Path(sys.executable).with_name("mpirun")
     for ranks in (3, 5):
         for num_parameters in (22_000_000, 86_000_000):
-            command = [mpirun, "--oversubscribe", "--bind-to", "none", "-n", str(ranks), sys.executable, __file__]
-            subprocess.run([*command, str(num_parameters)], env=environment, check=True)
+            run_on(ranks, __file__, num_parameters, quiet=False)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ batch 64, AdamW, one local epoch, full model, one thread a process.
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as multiprocessing
 import yaml
+from ranks import run as run_on
 
 ROUNDS, CLIENTS_EACH, NUM_PROCESSES = 2, 5, 2
 MODEL = {
@@ -45,10 +44,7 @@ def settings(data: str, output: Path) -> dict:
 
 def federated(config: Path, output: Path) -> list[float]:
     """Seconds of each round."""
-    environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    mpirun = Path(sys.executable).with_name("mpirun")
-    command = [mpirun, "--oversubscribe", "--bind-to", "none", "-n", "3", sys.executable, "-m", "raffm_mpi", "run"]
-    subprocess.run([*command, config, "--overwrite"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    run_on(3, "-m", "raffm_mpi", "run", config, "--overwrite")
     from raffm_mpi.log import open_run
 
     return list(open_run(output).rounds["round_s"])

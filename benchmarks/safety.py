@@ -5,15 +5,14 @@ python benchmarks/safety.py ../shared/data/cifar10 [repeats]
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import yaml
 from federated_round import settings
+from ranks import run as run_on
 
 from raffm_mpi.log import open_run
 
@@ -23,11 +22,9 @@ ON, OFF = (["--with-ft", "ulfm"], 1), ([], None)  # options of mpirun, checkpoin
 
 def round_seconds(config: Path, options: list[str], checkpoint_every: int | None) -> list[float]:
     """Seconds of each round but the first, in which memory is touched for the first time."""
-    environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    mpirun = [Path(sys.executable).with_name("mpirun"), *options, "--oversubscribe", "--bind-to", "none", "-n", "3"]
     every = "null" if checkpoint_every is None else checkpoint_every
-    command = [sys.executable, "-m", "raffm_mpi", "run", config, "--overwrite", f"reliability.checkpoint_every={every}"]
-    subprocess.run([*mpirun, *command], env=environment, check=True, stdout=subprocess.DEVNULL)
+    words = ["-m", "raffm_mpi", "run", config, "--overwrite", f"reliability.checkpoint_every={every}"]
+    run_on(3, *words, options=options)
     with open_run(config.parent / "run") as run:
         return list(run.rounds["round_s"][1:])
 

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from ranks import ENVIRONMENT, mpirun
+from ranks import run as run_on
 
 from raffm_mpi.config import PartitionSettings, Settings, load_settings
 from raffm_mpi.planning.calibration import Calibration
@@ -27,7 +29,6 @@ from raffm_mpi.planning.predict import Cluster, derive_round, makespan_s, predic
 from raffm_mpi.planning.sketch import sketch
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 LITTLE_ELSE = ["evaluation.every=1000", "evaluation.submodels=never", "evaluation.personal=false"]
 TINY = {
     "model": {
@@ -47,13 +48,6 @@ TINY = {
     "training": {"batch_size": 8},
     "reliability": {"checkpoint_every": None},
 }
-
-
-def mpirun(ranks: int, *command: str | Path) -> list[str]:
-    beside = Path(sys.executable).with_name("mpirun")
-    return [
-        str(word) for word in (beside, "--oversubscribe", "--bind-to", "none", "-n", ranks, sys.executable, *command)
-    ]
 
 
 def measured_rounds(ranks: int, config: Path, output: Path, overrides: list[str], num_rounds: int) -> list[float]:
@@ -99,7 +93,7 @@ def predicted_against_measured(data: str, repeats: int, names: list[str]) -> Non
                     given = [*overrides, *LITTLE_ELSE]
                     file = Path(folder) / "calibration.yaml"
                     words = ["-m", "raffm_mpi", "calibrate", config, f"output={folder}", *given, "--output", file]
-                    subprocess.run(mpirun(1 + groups, *words), env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+                    run_on(1 + groups, *words)
                     settings = load_settings(config, [f"output={folder}/run", *given])
                     calibration = Calibration.read(file)
                     phases = predict(sketch(settings), Cluster(1, groups), calibration).duration.phases
@@ -174,8 +168,7 @@ def oversubscribed(counts: list[int]) -> None:
             evaluation = {"every": 1000, "submodels": "never", "personal": False}
             config.write_text(yaml.safe_dump({**TINY, "output": str(output), "evaluation": evaluation}))
             start = time.perf_counter()
-            command = mpirun(ranks, __file__, "counted", folder, config)
-            subprocess.run(command, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+            run_on(ranks, __file__, "counted", folder, config)
             whole_s = time.perf_counter() - start
             sketched = sketch(load_settings(config))
             designed = [volume(derive_round(sketched, number)).exchange_bytes for number in range(6)]

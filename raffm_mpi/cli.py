@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -12,14 +13,14 @@ import typer
 from raffm_mpi.federation.say import say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from submitit import Job
 
     from raffm_mpi.config import Settings
     from raffm_mpi.federation.run import FirstLook
     from raffm_mpi.federation.transport import Transport
-    from raffm_mpi.launch import RunResult
+    from raffm_mpi.launch.jobs import RunResult
 
 MISTAKE = 2
 
@@ -45,39 +46,26 @@ def run(
     """
     from raffm_mpi.config import load_settings
     from raffm_mpi.federation.interruptions import Interruption, RankSilent, RanksLost, ServerLost
-    from raffm_mpi.federation.transport import Transport, UserMistake
 
-    try:
-        transport = Transport()
-    except ValueError as error:
-        _exit_on_mistake(error)
-    try:
-        given = [*(overrides or []), *(["resume=auto"] if resume else [])]
-        settings = transport.together(lambda: load_settings(config, given))
-        _prepare_libraries(settings.compute.threads_per_group)
-        first = transport.together(lambda: _look_first(settings, transport, overwrite))
-        from raffm_mpi.federation.run import run as run_federation
-        from raffm_mpi.progress import make_display, print_summary
+    with _all_ranks() as transport:
+        try:
+            given = [*(overrides or []), *(["resume=auto"] if resume else [])]
+            settings = transport.together(lambda: load_settings(config, given))
+            _prepare_libraries(settings.compute.threads_per_group)
+            first = transport.together(lambda: _look_first(settings, transport, overwrite))
+            from raffm_mpi.federation.run import run as run_federation
+            from raffm_mpi.progress import make_display, print_summary
 
-        run_federation(settings, transport, make_display, overwrite, first)
-        if transport.rank == 0:
-            print_summary(Path(settings.output))
-        transport.leave(0)
-    except UserMistake as mistake:
-        _say_mistake(mistake if transport.rank == 0 else None)
-        transport.leave(MISTAKE)
-    except RanksLost:
-        transport.abort("ranks died while the run was set up; start it again with --resume", RanksLost.exit_status)
-    except (ServerLost, RankSilent) as interruption:
-        transport.abort(f"{interruption}; start it again with --resume", interruption.exit_status)
-    except Interruption as interruption:  # of rank 0, which has saved the run and let the groups go
-        say(f"{interruption}; --resume goes on")
-        transport.leave(interruption.exit_status)
-    except SystemExit:
-        raise
-    except BaseException as error:
-        traceback.print_exc()
-        transport.abort(f"{type(error).__name__}: {error}")
+            run_federation(settings, transport, make_display, overwrite, first)
+            if transport.rank == 0:
+                print_summary(Path(settings.output))
+        except RanksLost:
+            transport.abort("ranks died while the run was set up; start it again with --resume", RanksLost.exit_status)
+        except (ServerLost, RankSilent) as interruption:
+            transport.abort(f"{interruption}; start it again with --resume", interruption.exit_status)
+        except Interruption as interruption:  # of rank 0, which has saved the run and let the groups go
+            say(f"{interruption}; --resume goes on")
+            transport.leave(interruption.exit_status)
 
 
 @app.command()
@@ -233,13 +221,8 @@ def calibrate(
     else.
     """
     from raffm_mpi.config import load_settings
-    from raffm_mpi.federation.transport import Transport, UserMistake
 
-    try:
-        transport = Transport()
-    except ValueError as error:
-        _exit_on_mistake(error)
-    try:
+    with _all_ranks() as transport:
         settings = transport.together(lambda: load_settings(config, overrides))
         _prepare_libraries(settings.compute.threads_per_group)
         from raffm_mpi.federation.experiment import look
@@ -251,15 +234,6 @@ def calibrate(
         if found:
             alone = "" if found.exchange else "; the exchange was not measured: that takes mpirun and two ranks or more"
             print(f"calibration of {found.num_groups} groups in {output}{alone}")
-        transport.leave(0)
-    except UserMistake as mistake:
-        _say_mistake(mistake if transport.rank == 0 else None)
-        transport.leave(MISTAKE)
-    except SystemExit:
-        raise
-    except BaseException as error:
-        traceback.print_exc()
-        transport.abort(f"{type(error).__name__}: {error}")
 
 
 @app.command()
@@ -307,6 +281,28 @@ def doctor(
         exchange.abort(f"a rank was lost meanwhile {interruption}".strip())
     except Exception as error:
         exchange.abort(f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def _all_ranks() -> Iterator[Transport]:
+    """The ranks of this job for what a command does with them, and how every one of them ends after it."""
+    from raffm_mpi.federation.transport import Transport, UserMistake
+
+    try:
+        transport = Transport()
+    except ValueError as error:
+        _exit_on_mistake(error)
+    try:
+        yield transport
+        transport.leave(0)
+    except UserMistake as mistake:
+        _say_mistake(mistake if transport.rank == 0 else None)
+        transport.leave(MISTAKE)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        traceback.print_exc()
+        transport.abort(f"{type(error).__name__}: {error}")
 
 
 def _print_results(submitted: Sequence[Job[RunResult]]) -> bool:

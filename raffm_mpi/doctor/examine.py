@@ -16,6 +16,7 @@ from raffm_mpi.doctor.folder import Folder, try_folder
 from raffm_mpi.doctor.intent import Intent
 from raffm_mpi.doctor.launcher import srun_plugins
 from raffm_mpi.federation.transport import CHUNK_BYTES
+from raffm_mpi.log.reader import sentence
 
 _NUM_VALUES = 3 * CHUNK_BYTES // 8 + 5  # of the transfer that is tried: some chunks and a part of one
 
@@ -109,5 +110,5 @@ def _check_space(intent: Intent, own: Facts) -> Finding:
     try:
         needed = needed_bytes(intent) if intent.has_model and not lost else None
     except ValueError as error:
-        return fail("space", " ".join(str(error).split()), "correct the settings of the model")
+        return fail("space", sentence(error), "correct the settings of the model")
     return machine.check_space(str(place), shutil.disk_usage(place).free, needed)

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from raffm_mpi.log.reader import sentence
 from raffm_mpi.model import sha256
 
 FOLDER = "checkpoints"
@@ -60,7 +61,7 @@ class Checkpoint:
         try:
             return {name: torch.from_numpy(array) for name, array in load_file(path).items()}
         except (SafetensorError, OSError, ValueError) as error:
-            raise DamagedCheckpoint(f"'{path}' is no safetensors file: {_sentence(error)}") from None
+            raise DamagedCheckpoint(f"'{path}' is no safetensors file: {sentence(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sentence(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -10,6 +10,7 @@ from typing import TypeVar
 from raffm_mpi.federation.interruptions import DiskLost
 from raffm_mpi.federation.presence import Presence
 from raffm_mpi.federation.say import say
+from raffm_mpi.log.reader import sentence
 
 T = TypeVar("T")
 
@@ -36,9 +37,9 @@ class Disk:
             except OSError as error:
                 waited_s = time.monotonic() - start
                 if waited_s >= self.patience_s or self.presence.stopping:
-                    raise DiskLost(f"{_sentence(error)} (tried for {waited_s:.0f} s)") from error
+                    raise DiskLost(f"{sentence(error)} (tried for {waited_s:.0f} s)") from error
                 if not told:
-                    say(f"{_sentence(error)}; trying again for {self.patience_s:.0f} s")
+                    say(f"{sentence(error)}; trying again for {self.patience_s:.0f} s")
                     told = True
             else:
                 if told:
@@ -52,7 +53,3 @@ class Disk:
         while time.monotonic() < end and not self.presence.stopping:
             self.presence.pulse()
             time.sleep(_PULSE_S)
-
-
-def _sentence(error: OSError) -> str:
-    return " ".join(str(error).split())

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from raffm_mpi.config import Settings
+from raffm_mpi.config import Settings, apply_overrides
 from raffm_mpi.federation import checkpoint as checkpoints
 from raffm_mpi.federation.checkpoint import Checkpoint, DamagedCheckpoint, Partial
 from raffm_mpi.log import Run, open_run
@@ -100,6 +100,14 @@ def find_start(settings: Settings) -> Start:
     return start
 
 
+def logged_settings(run: Run, overrides: Sequence[str] = ()) -> Settings:
+    """The settings of a run, with overrides; raises ValueError for those that this version does not know."""
+    try:
+        return Settings.model_validate(apply_overrides(copy.deepcopy(run.config), overrides))
+    except ValidationError as error:
+        raise ValueError(f"'{run.path}' was written with settings that this version does not know: {error}") from None
+
+
 def changes(old: Settings, new: Settings) -> list[str]:
     """A phrase for each setting that differs and shows in a run's result, such as ``seed was 0 and is now 1``."""
     before, after = (_flat(settings.model_dump(mode="json")) for settings in (old, new))
@@ -128,11 +136,7 @@ def check_identity(start: Start, found: Mapping[str, str]) -> None:
 
 
 def _check_settings(settings: Settings, run: Run) -> None:
-    try:
-        old = Settings.model_validate(yaml.safe_load(str(run.attributes["config"])))
-    except ValidationError as error:
-        raise ValueError(f"'{run.path}' was written with settings that this version does not know: {error}") from None
-    different = changes(old, settings)
+    different = changes(logged_settings(run), settings)
     if different:
         raise ValueError(
             f"resume: {'; '.join(different)}; a run goes on with its own settings, allowed to change are "

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import yaml
-from pydantic import ValidationError
 
-from raffm_mpi.config import Settings, apply_overrides
 from raffm_mpi.federation import checkpoint as checkpoints
 from raffm_mpi.federation.checkpoint import Checkpoint
-from raffm_mpi.federation.recorder import Display
+from raffm_mpi.federation.resume import logged_settings
 from raffm_mpi.federation.run import run as run_federation
 from raffm_mpi.federation.transport import Transport
 from raffm_mpi.log import Run, RunLog, check_log, open_run
@@ -63,17 +61,19 @@ def replay(output: Path, rounds: tuple[int, int], transport: Transport, override
         if end > len(old.rounds):
             raise ValueError(f"--replay: round {end - 1} is not in '{old.path}', which holds {len(old.rounds)} rounds")
         again = Path(folder)
-        settings = _settings(old, again, end, overrides)
+        own = [
+            f"output={json.dumps(folder)}",
+            "resume=auto",
+            f"federation.num_rounds={end}",
+            "reliability.checkpoint_every=1",
+        ]
+        settings = logged_settings(old, [*own, *overrides])
         before = [checkpoint for checkpoint in checkpoints.found(output) if checkpoint.round < first]
         if before:
             _copy(output, again, before[0])
-        run_federation(settings, transport, _display, overwrite=False)
+        run_federation(settings, transport, _Silent, overwrite=False)
         with open_run(again) as new:
             return list(_differences(old, new, before[0].round + 1 if before else 0, end))
-
-
-def _display(num_rounds: int, num_done: int) -> Display:
-    return _Silent(num_rounds, num_done)
 
 
 def _disagreements(run: Run, found: list[Checkpoint]) -> Iterator[str]:
@@ -89,17 +89,6 @@ def _disagreements(run: Run, found: list[Checkpoint]) -> Iterator[str]:
     final = run.attributes.get("final_model_sha256")
     if final and logged.get(len(run.rounds) - 1, final) != final:
         yield "the model of the last checkpoint is not the final one that the log names"
-
-
-def _settings(old: Run, output: Path, num_rounds: int, overrides: list[str]) -> Settings:
-    values = yaml.safe_load(str(old.attributes["config"]))
-    values |= {"output": str(output), "resume": "auto"}
-    values["federation"]["num_rounds"] = num_rounds
-    values["reliability"]["checkpoint_every"] = 1
-    try:
-        return Settings.model_validate(apply_overrides(values, overrides))
-    except ValidationError as error:
-        raise ValueError(f"'{old.path}' was written with settings that this version does not know: {error}") from None
 
 
 def _copy(output: Path, again: Path, checkpoint: Checkpoint) -> None:

@@ -4,6 +4,18 @@
 ``jobs.py`` submits, ``sweep.py`` makes many runs of one command line.
 """
 
-from raffm_mpi.launch.jobs import RunResult, launch
+from importlib import import_module
+from typing import Any
 
-__all__ = ["RunResult", "launch"]
+# Imported when first asked for (PEP 562): mpirun starts agent.py once a node, which needs none of jobs.py.
+_LAZY = ("RunResult", "launch")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f"{__name__}.jobs"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -18,6 +18,7 @@ from raffm_mpi.launch.launchers import Command, Place, check_launcher, command, 
 from raffm_mpi.launch.supervise import DONE, Supervisor, requeue
 from raffm_mpi.launch.sweep import Point, expand, write_table
 from raffm_mpi.log import GLOBAL_MODEL, open_run
+from raffm_mpi.log.reader import sentence
 
 FOLDER = "jobs"  # in the output folder of a run or a sweep: scripts, logs and results of its jobs
 _SIGNAL_S = 120  # before the end of its allocation a job is asked to stop
@@ -221,5 +222,5 @@ class Batch:
         try:
             executor.update_parameters(**{f"slurm_{name}": value for name, value in parameters.items()})
         except (NameError, ValueError) as error:
-            raise ValueError(f"slurm: {' '.join(str(error).split())}") from None
+            raise ValueError(f"slurm: {sentence(error)}") from None
         return executor

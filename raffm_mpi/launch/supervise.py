@@ -50,20 +50,20 @@ class Supervisor:
         """Run to the end; returns DONE, MISTAKE, FAILED, or RESUMABLE where another job should go on."""
         fruitless = 0
         while True:
-            before = _num_rounds(self._output)
+            _, before = _progress(self._output)
             status = self._start()
-            reached = _status(self._output)
+            reached, num_rounds = _progress(self._output)
             if reached == "finished":
                 return DONE
             if self._is_stopping or (status == RESUMABLE and reached == "interrupted"):
                 return RESUMABLE
             if status in (FAILED, MISTAKE) or reached == "failed":
                 return status or FAILED
-            fruitless = 0 if _num_rounds(self._output) > before else fruitless + 1
+            fruitless = 0 if num_rounds > before else fruitless + 1
             if fruitless == _FRUITLESS:
                 say(f"{fruitless} starts in a row died without a round; another job may find better nodes")
                 return RESUMABLE
-            say(f"the run died (exit status {status}) after {_num_rounds(self._output)} rounds; it is started again")
+            say(f"the run died (exit status {status}) after {num_rounds} rounds; it is started again")
 
     def stop(self) -> None:
         """Ask the run to stop at its next client, and wait until it has."""
@@ -125,17 +125,9 @@ def requeue(max_requeues: int) -> bool:
     return subprocess.run(["scontrol", "requeue", job]).returncode == 0
 
 
-def _status(output: Path) -> str:
-    """How far the log says that the run has come; empty without a log."""
+def _progress(output: Path) -> tuple[str, int]:
+    """How far the log says that the run has come, empty without a log, and the rounds that it has committed."""
     if not log_file(output).exists():
-        return ""
+        return "", 0
     with open_run(output) as run:
-        return run.status
-
-
-def _num_rounds(output: Path) -> int:
-    """Rounds that the log has committed."""
-    if not log_file(output).exists():
-        return 0
-    with open_run(output) as run:
-        return int(run.num_rows["rounds"])
+        return run.status, int(run.num_rows["rounds"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import psutil
+import pytest
 
 PRINT_WORLD = """
 from mpi4py import MPI
@@ -27,18 +28,11 @@ def test_the_state_and_exit_status_of_a_failing_script_are_seen(cluster):
     assert cluster.info(job)["ExitCode"] == "75:0"
 
 
-def test_srun_gives_an_mpi_job_one_world_over_both_nodes(cluster, tmp_path):
+@pytest.mark.parametrize("launcher", ["srun --mpi=pmix", "mpirun -n 4 --map-by ppr:2:node"], ids=["srun", "mpirun"])
+def test_a_launcher_in_a_batch_script_gives_one_world_over_both_nodes(cluster, tmp_path, launcher):
     program = tmp_path / "world.py"
     program.write_text(PRINT_WORLD)
-    job = cluster.submit(f"srun --mpi=pmix python {program}", "-N2", "-n4", "--ntasks-per-node=2")
-    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
-    assert "world of 4 on n1 n1 n2 n2" in cluster.log(job)
-
-
-def test_mpirun_in_a_batch_script_gives_one_world_over_both_nodes(cluster, tmp_path):
-    program = tmp_path / "world.py"
-    program.write_text(PRINT_WORLD)
-    job = cluster.submit(f"mpirun -n 4 --map-by ppr:2:node python {program}", "-N2", "-n4", "--ntasks-per-node=2")
+    job = cluster.submit(f"{launcher} python {program}", "-N2", "-n4", "--ntasks-per-node=2")
     assert cluster.wait(job) == "COMPLETED", cluster.log(job)
     assert "world of 4 on n1 n1 n2 n2" in cluster.log(job)
 

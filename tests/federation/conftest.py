@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from federation import TINY_VIT
 
 WORDS = [
     "good",
@@ -29,18 +30,6 @@ WORDS = [
     "very",
 ]
 
-VIT = {
-    "family": "vit",
-    "config": {
-        "image_size": 8,
-        "patch_size": 4,
-        "num_channels": 1,
-        "hidden_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 3,
-        "intermediate_size": 48,
-    },
-}
 BERT = {
     "family": "bert",
     "config": {
@@ -93,7 +82,7 @@ def federations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = {"cache": str(folder / "cache")}
     digits = {"path": "digits", "partition": {"kind": "dirichlet", "alpha": 0.5}, **cache}
     text = {"path": str(folder / "sentences"), "tokenizer": str(folder / "tokenizer"), "max_length": 16, **cache}
-    for name, model, data in (("vit", VIT, digits), ("bert", BERT, text)):
+    for name, model, data in (("vit", TINY_VIT, digits), ("bert", BERT, text)):
         settings = {"output": str(folder / name), "model": model, "data": data, **common}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
     return folder

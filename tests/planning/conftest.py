@@ -8,24 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
+from federation import TINY_VIT
 
 from raffm_mpi.config import Settings
 from raffm_mpi.planning.calibration import Calibration
 
 SETTINGS = {
     "output": "runs/none",
-    "model": {
-        "family": "vit",
-        "config": {
-            "image_size": 8,
-            "patch_size": 4,
-            "num_channels": 1,
-            "hidden_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 3,
-            "intermediate_size": 48,
-        },
-    },
+    "model": TINY_VIT,
     "data": {"path": "digits", "partition": {"kind": "dirichlet", "alpha": 0.5}},
     "federation": {"num_clients": 12, "participation": 0.5, "num_rounds": 2},
     "method": {
