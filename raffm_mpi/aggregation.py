@@ -11,13 +11,13 @@ associative: whichever rank trained the client and in whatever order, the sum ha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from raffm_mpi.elastic.labels import Layout, Selection, coverage, within
-from raffm_mpi.elastic.packing import Packed, allocate
+from raffm_mpi.elastic.packing import Packed, allocate, moved
 
 # The largest change of one entry in one round that is taken for training and not for a fault.
 LARGEST_UPDATE_BITS = 6
@@ -56,12 +56,8 @@ class ExactSum:
         return cls(layout, allocate(layout, torch.int64, device), fraction_bits(total_weight))
 
     def on_host(self) -> ExactSum:
-        """The same sum in the memory of the CPU."""
-        if self.packed.buffer.device.type == "cpu":
-            return self
-        host = allocate(self.layout, torch.int64)
-        host.buffer.copy_(self.packed.buffer)
-        return ExactSum(self.layout, host, self.fraction_bits)
+        """The same sum in the memory of the host, pinned if it comes from a GPU."""
+        return replace(self, packed=moved(self.layout, self.packed, "cpu", pinned=True))
 
     def add(self, selection: Selection, update: Mapping[str, Tensor], weight: int) -> None:
         """Add ``weight`` times a client's update; ``selection`` is within the envelope, ``flaw(update)`` is None."""

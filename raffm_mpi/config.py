@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -161,6 +161,11 @@ class RaFFMSettings(Group):
 MethodSettings = Annotated[FedAvgSettings | RaFFMSettings, Field(discriminator="name")]
 
 
+def _named(method: Any) -> Any:
+    """A method by its name alone has its default settings: ``method=fedavg``."""
+    return {"name": method} if isinstance(method, str) else method
+
+
 class TrainingSettings(Group):
     """Local training on a client."""
 
@@ -185,11 +190,17 @@ class TrainingSettings(Group):
 
 
 class ComputeSettings(Group):
-    """What a client group computes with."""
+    """What a client group computes with, and the server.
+
+    ``server_device`` cpu keeps a server that has client groups beside it off their GPUs. ``gpu_aware_mpi`` hands MPI
+    the memory of GPUs; a transfer of it is tried first.
+    """
 
     threads_per_group: PositiveInt = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    server_device: Literal["auto", "cpu"] = "auto"
+    gpu_aware_mpi: bool = False
 
 
 class EvaluationSettings(Group):
@@ -231,7 +242,7 @@ class Settings(Group):
     model: ModelSettings
     data: DataSettings = DataSettings()
     federation: FederationSettings = FederationSettings()
-    method: MethodSettings = RaFFMSettings()
+    method: Annotated[MethodSettings, BeforeValidator(_named)] = RaFFMSettings()
     training: TrainingSettings = TrainingSettings()
     compute: ComputeSettings = ComputeSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

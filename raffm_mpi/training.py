@@ -23,10 +23,11 @@ class Device:
     precision: str = "fp32"
 
     @classmethod
-    def select(cls, settings: ComputeSettings, index: int) -> Device:
+    def select(cls, settings: ComputeSettings, index: int, *, only_serves: bool = False) -> Device:
         """The node's GPU number ``index``, wrapping around, or the CPU; also sets the number of CPU threads.
 
-        Raises ValueError where the settings ask for what the machine does not have.
+        ``only_serves`` is said of a server that has client groups beside it. Raises ValueError where the settings ask
+        for what the machine does not have.
         """
         torch.set_num_threads(settings.threads_per_group)
         if settings.device == "cuda" and not torch.cuda.is_available():
@@ -34,19 +35,30 @@ class Device:
         use_gpu = settings.device != "cpu" and torch.cuda.is_available()
         if settings.precision == "bf16" and not use_gpu:
             raise ValueError("compute.precision: 'bf16' needs a GPU; allowed on a CPU: fp32")
-        name = f"cuda:{index % torch.cuda.device_count()}" if use_gpu else "cpu"
-        return cls(torch.device(name), settings.precision)
+        if not use_gpu or (only_serves and settings.server_device == "cpu"):
+            return cls(torch.device("cpu"))
+        return cls(torch.device(f"cuda:{index % torch.cuda.device_count()}"), settings.precision)
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether its memory is not the host's."""
+        return self.device.type == "cuda"
 
     def move(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch on this device."""
-        if self.device.type == "cpu":
+        if not self.is_gpu:
             return batch
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
     def empty_cache(self) -> None:
         """Give back what torch's allocator of a GPU keeps for later."""
-        if self.device.type == "cuda":
+        if self.is_gpu:
             torch.cuda.empty_cache()
+
+    def finish(self) -> None:
+        """Wait for what was asked of a GPU, before another reads its memory."""
+        if self.is_gpu:
+            torch.cuda.synchronize(self.device)
 
     def autocast(self) -> torch.autocast:
         """The precision of the forward pass."""

@@ -65,6 +65,7 @@ def test_every_mistake_is_named_at_once(config):
         (GOOD, "model.name=vit", "give either name (a hub name or folder with weights) or family"),
         (GOOD, "model={}", "give either name (a hub name or folder with weights) or family"),
         (GOOD, "method={name: fedavgg}", "unknown method fedavgg; known: fedavg, raffm"),
+        (GOOD, "method=fedavgg", "unknown method fedavgg; known: fedavg, raffm"),
         (GOOD, "method={salience: all}", "method: name is missing; known methods: fedavg, raffm"),
         (GOOD, "method={name: fedavg, widths: budget}", "method.widths: unknown key; allowed: name"),
         (GOOD, "method={name: raffm, widths: budget}", "widths budget needs budgets"),

@@ -133,6 +133,22 @@ def test_a_gpu_that_is_not_there_is_refused():
         Device.select(ComputeSettings(precision="bf16"), 0)
 
 
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_groups_take_the_gpus_in_turn_and_a_server_shares_one_unless_told_otherwise():
+    chosen = [str(Device.select(ComputeSettings(), index).device) for index in range(3)]
+    assert chosen == ["cuda:0", "cuda:1", "cuda:0"]
+    assert str(Device.select(ComputeSettings(), 2, only_serves=True).device) == "cuda:0"
+    apart = ComputeSettings(server_device="cpu", precision="bf16")
+    assert Device.select(apart, 2, only_serves=True) == Device(torch.device("cpu"), "fp32")
+    assert Device.select(apart, 1) == Device(torch.device("cuda:1"), "bf16")
+
+
 def test_the_number_of_threads_is_the_settings():
     before = torch.get_num_threads()
     try:

@@ -7,12 +7,10 @@ from pathlib import Path
 
 from raffm_mpi.doctor.facts import Facts, MPILibrary
 from raffm_mpi.doctor.findings import Finding, fail, listed, ok, warn
+from raffm_mpi.federation import transport
 
 ULFM = "mpirun --with-ft ulfm"
-DETECTOR = (
-    "--mca mpi_ft_detector true --mca mpi_ft_detector_thread true --mca mpi_ft_detector_period 1 "
-    "--mca mpi_ft_detector_timeout 4"
-)
+DETECTOR = " ".join(f"--mca {name} {value}" for name, value in transport.DETECTOR.items())
 
 
 def check_mpi(facts: Sequence[Facts]) -> Finding:

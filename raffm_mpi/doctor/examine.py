@@ -97,7 +97,7 @@ def _judge(
     yield checks.check_versions(facts)
     yield machine.check_cores(facts, settings.compute.threads_per_group)
     yield machine.check_gpus(facts, settings.compute)
-    yield machine.check_gpu_aware(facts)
+    yield machine.check_gpu_aware(facts, settings.compute)
     yield machine.check_hdf5(folder)
     yield machine.check_log_folder(folder, settings.log.file_locking, os.environ.get("HDF5_USE_FILE_LOCKING"))
     yield _check_space(intent, facts[0])

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from raffm_mpi.config import ComputeSettings
-from raffm_mpi.doctor.launcher import apart_from_the_job
+from raffm_mpi.federation.probe import echo
 
-_ECHO = (sys.executable, "-m", "raffm_mpi.federation.probe")
-_ECHO_TIMEOUT_S = 60.0
 _MOST = 16  # GPUs that a rank names
 
 
@@ -44,33 +40,6 @@ def look_for_gpus(settings: ComputeSettings, index: int, with_echo: bool) -> GPU
     own = index % len(names)
     result = echo(f"cuda:{own}") if with_echo else ""
     return GPUs(present, tuple(names[:_MOST]), names[own], visible, result)
-
-
-def echo(device: str, command: tuple[str, ...] = _ECHO) -> str:
-    """What came of an MPI transfer of a device's buffer, in a process of its own, which may crash.
-
-    >>> echo("cpu", ("echo", "right"))
-    'right'
-    """
-    try:
-        done = subprocess.run(
-            [*command, device],
-            capture_output=True,
-            text=True,
-            timeout=_ECHO_TIMEOUT_S,
-            env=apart_from_the_job(os.environ),
-        )
-    except subprocess.TimeoutExpired:
-        return f"no answer in {_ECHO_TIMEOUT_S:.0f} s"
-    except OSError as error:
-        return f"not started: {error.strerror}"
-    if done.returncode < 0:
-        return f"it ended with signal {-done.returncode}"
-    answer = (done.stdout.split() or [""])[0]
-    if done.returncode == 0 and answer:
-        return answer
-    last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-    return f"it ended with status {done.returncode}: {last[:200]}"
 
 
 def _name(number: int) -> str:

@@ -14,9 +14,6 @@ _LAUNCHERS = (
     ("a PMI launcher", "PMI_SIZE", "PMI_RANK"),
     ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 )
-# What a launcher says to its processes, which is not for theirs; and what of it says how MPI moves data, which is.
-_OF_A_JOB = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "MPI_", "HYDRA_")
-_OF_THE_WAY = tuple(f"OMPI_MCA_{name}" for name in ("pml", "btl", "mtl", "opal_cuda", "accelerator"))
 _LIST_TIMEOUT_S = 10.0
 
 
@@ -43,15 +40,6 @@ class Launcher:
             if size in environment and rank in environment:
                 return cls(name, _number(environment[size]), _number(environment[rank]), pmix, allocated)
         return cls(pmix=pmix, allocated=allocated)
-
-
-def apart_from_the_job(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables for a process that is not to take itself for a rank."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if name.startswith(_OF_THE_WAY) or not name.startswith(_OF_A_JOB)
-    }
 
 
 def srun_plugins() -> list[str]:

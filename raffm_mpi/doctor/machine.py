@@ -8,6 +8,7 @@ from raffm_mpi.config import ComputeSettings
 from raffm_mpi.doctor.facts import Facts
 from raffm_mpi.doctor.findings import Finding, fail, listed, ok, warn
 from raffm_mpi.doctor.folder import FREE, HELD, MISSING, NO_LOCKS, Folder
+from raffm_mpi.federation.probe import RIGHT
 
 OLDEST_HDF5 = (1, 10, 7)  # of those that can be told not to lock
 _LITTLE_BYTES = 10**9
@@ -58,19 +59,23 @@ def check_gpus(facts: Sequence[Facts], settings: ComputeSettings) -> Finding:
     return _check_binding(groups)
 
 
-def check_gpu_aware(facts: Sequence[Facts]) -> Finding:
-    """Whether MPI takes the memory of a GPU; a run's transfers are of host memory, so it does not need that."""
+def check_gpu_aware(facts: Sequence[Facts], settings: ComputeSettings) -> Finding:
+    """Whether MPI takes the memory of a GPU, which a run hands over only where the settings say so."""
+    topic, is_wanted = "GPU-aware MPI", settings.gpu_aware_mpi
     tried = [own for own in facts if own.gpus.echo]
+    if not tried and is_wanted:
+        return fail(topic, "compute.gpu_aware_mpi, but there is no GPU to try it with", "compute.gpu_aware_mpi=false")
     if not tried:
-        return ok("GPU-aware MPI", "not tried without a GPU; a run sends from host memory")
-    wrong = [own for own in tried if own.gpus.echo != "right"]
+        return ok(topic, "not tried without a GPU; a run sends from host memory")
+    wrong = [own for own in tried if own.gpus.echo != RIGHT]
     if wrong:
-        return warn(
-            "GPU-aware MPI",
-            f"a transfer of a GPU's memory failed on {wrong[0].host}: {wrong[0].gpus.echo}",
-            "nothing for raffm-mpi, which sends from host memory; for other programs an MPI built with CUDA or ROCm",
-        )
-    return ok("GPU-aware MPI", f"a buffer of a GPU came back right on {listed(own.host for own in tried)}")
+        text = f"a transfer of a GPU's memory failed on {wrong[0].host}: {wrong[0].gpus.echo}"
+        if is_wanted:
+            return fail(topic, text, "compute.gpu_aware_mpi=false, or an MPI built with CUDA or ROCm")
+        return warn(topic, text, "nothing: a run sends from pinned host memory; compute.gpu_aware_mpi would fail")
+    hosts = listed(own.host for own in tried)
+    use = "used" if is_wanted else "compute.gpu_aware_mpi=true would use that"
+    return ok(topic, f"a buffer of a GPU came back right on {hosts}; {use}")
 
 
 def check_hdf5(folder: Folder) -> Finding:
@@ -167,9 +172,8 @@ def _check_binding(groups: Sequence[Facts]) -> Finding:
     for (host, gpu), owners in shared.items():
         if len(owners) > 1:
             ranks = listed(own.rank for own in owners)
-            return warn(
-                "GPUs", f"ranks {ranks} share {gpu} of {host}", "one group a GPU: one rank more than GPUs in all"
-            )
+            advice = "one group a GPU (one rank more than GPUs in all), or NVIDIA's MPS: nvidia-cuda-mps-control -d"
+            return warn("GPUs", f"ranks {ranks} share {gpu} of {host}", advice)
     for host, here in _by_host(groups).items():
         idle = {gpu for own in here for gpu in own.gpus.seen} - {own.gpus.taken for own in here}
         if idle:

@@ -22,14 +22,28 @@ class Packed:
     tensors: Tensors
 
 
-def allocate(layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Packed:
-    """A zeroed buffer with a view for each tensor of the layout, in the layout's order."""
-    buffer = torch.zeros(num_entries(layout), dtype=dtype, device=device)
+def allocate(
+    layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", *, pinned: bool = False
+) -> Packed:
+    """A zeroed buffer with a view for each tensor of the layout, in the layout's order.
+
+    ``pinned`` is memory of the host that a GPU reads and writes by itself.
+    """
+    buffer = torch.zeros(num_entries(layout), dtype=dtype, device=device, pin_memory=pinned)
     tensors, start = {}, 0
     for name, shape in layout.shapes.items():
         tensors[name] = buffer[start : start + math.prod(shape)].view(shape)
         start += _room(shape)
     return Packed(buffer, tensors)
+
+
+def moved(layout: Layout, packed: Packed, device: torch.device | str, *, pinned: bool = False) -> Packed:
+    """The same on a device, where it goes in one piece; itself if it is there."""
+    if packed.buffer.device == torch.device(device):
+        return packed
+    other = allocate(layout, packed.buffer.dtype, device, pinned=pinned)
+    other.buffer.copy_(packed.buffer)
+    return other
 
 
 def num_entries(layout: Layout) -> int:

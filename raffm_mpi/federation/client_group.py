@@ -9,8 +9,9 @@ import torch
 
 from raffm_mpi.aggregation import flaw
 from raffm_mpi.elastic.labels import Tensors, within
-from raffm_mpi.elastic.packing import allocate
+from raffm_mpi.elastic.packing import Packed, allocate, moved
 from raffm_mpi.elastic.submodel import Shell
+from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.evaluation import evaluate
 from raffm_mpi.federation.experiment import Experiment, during
 from raffm_mpi.federation.interruptions import Dismissed, RanksLost
@@ -61,21 +62,23 @@ class ClientGroup:
         if self.kept is not None and self.kept.key != plan.key:
             self.kept = None
         round = Round.derive(plan, self.experiment)
-        envelope = allocate(round.layout)
+        envelope = self._receiving(round.layout)
         if plan.trains:
-            self.transport.broadcast(envelope.buffer.numpy())
-        tally = self.train_round(round, envelope.tensors)
+            self.transport.broadcast(envelope.buffer)
+        tally = self.train_round(round, envelope)
         self.presence.doing(Phase.WAITING)
-        self.transport.reduce(tally.total.on_host().packed.buffer.numpy())
+        self.device.finish()
+        total = tally.total if self._hands_over_gpu_memory else tally.total.on_host()
+        self.transport.reduce(total.packed.buffer)
         self.transport.merge(tally.reports)
 
     def _serve_evaluation(self, plan: Plan) -> None:
         self.presence.doing(Phase.EVALUATING, plan.round)
         selection = self.experiment.method.ladder()[plan.rung]
         layout = self.experiment.layout.restrict(selection)
-        packed = allocate(layout)
-        self.transport.broadcast(packed.buffer.numpy())
-        model = self.shell.fill(layout, self._to_device(packed.tensors))
+        packed = self._receiving(layout)
+        self.transport.broadcast(packed.buffer)
+        model = self.shell.fill(layout, moved(layout, packed, self.device.device).tensors)
         split, task = self.experiment.split(SPLITS[plan.split]), self.experiment.info.task
         batch_size = self.experiment.settings.evaluation.batch_size
         shard, num_shards = self.transport.members.index(self.transport.rank) - 1, self.transport.size - 1
@@ -83,12 +86,12 @@ class ClientGroup:
         predictions = evaluate(model, split, task, self.device, batch_size, mine, self.presence.step)
         self.transport.merge(predictions.reshape(-1))
 
-    def train_round(self, round: Round, envelope: Tensors) -> Tally:
+    def train_round(self, round: Round, envelope: Packed) -> Tally:
         """Train this group's clients on the envelope's tensors; returns all it has trained since it handed sums over.
 
         Ends early, between two clients, where the run shall stop. Raises RanksLost there where ranks have died.
         """
-        received = self._to_device(envelope)
+        received = moved(round.layout, envelope, self.device.device).tensors
         if self.kept is None:
             self.kept = Tally.empty(round, self.device.device)
         for position in np.flatnonzero(round.plan.groups == self.number):
@@ -153,5 +156,12 @@ class ClientGroup:
             tally.total.add(selection, update, round.weights[position])
         return result, problem or ""
 
-    def _to_device(self, tensors: Tensors) -> Tensors:
-        return {name: tensor.to(self.device.device) for name, tensor in tensors.items()}
+    @property
+    def _hands_over_gpu_memory(self) -> bool:
+        return self.experiment.settings.compute.gpu_aware_mpi
+
+    def _receiving(self, layout: ModelLayout) -> Packed:
+        """Memory for what the server sends."""
+        if self._hands_over_gpu_memory:
+            return allocate(layout, device=self.device.device)
+        return allocate(layout, pinned=self.device.is_gpu)

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 from torch import nn
 
 from raffm_mpi import data
-from raffm_mpi.config import Settings
+from raffm_mpi.config import ComputeSettings, Settings
 from raffm_mpi.elastic.cost import Cost, Lengths, cost, peak_training_bytes
 from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.federation.interruptions import Interruption
+from raffm_mpi.federation.probe import RIGHT, echo
 from raffm_mpi.federation.transport import Transport
 from raffm_mpi.methods import Method, check_method, make_method
 from raffm_mpi.metrics import metrics_of
@@ -132,39 +134,74 @@ def during(what: str) -> Iterator[None]:
         raise RuntimeError(f"{what}: {error}") from error
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """The examples as rank 0 has prepared them: the others need not ask where they came from."""
+
+    info: data.DataInfo
+    folder: Path
+
+    def to_json(self) -> str:
+        """For :meth:`from_json`."""
+        return TypeAdapter(Prepared).dump_json(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Prepared:
+        """The same on another rank."""
+        return TypeAdapter(Prepared).validate_json(text)
+
+
 def set_up(settings: Settings, transport: Transport, looked: Look | None) -> Experiment:
     """Build a run on every rank; what must be prepared once is prepared by one rank of each node.
 
-    ``looked`` is :func:`look`'s on the ranks that have called it already.
+    ``looked`` is :func:`look`'s on rank 0 if it has called it already.
     """
-    device = transport.together(lambda: Device.select(settings.compute, transport.device_index))
-    # Rank 0 first, then one rank of each node, then all: the later ones find a shared or the node's own cache filled.
-    folder: Path | None = None
-    for is_my_turn in (transport.rank == 0, transport.node_rank == 0, True):
-        if is_my_turn and folder is None:
-            looked, folder = transport.together(partial(_prepare, settings, looked))
-        else:
-            transport.together(import_ahead)
-    assert looked is not None
-    assert folder is not None
-    return transport.together(partial(_build, settings, device, looked, folder))
+    device = transport.together(partial(_select_device, settings.compute, transport))
+    is_server = transport.rank == 0
+    found = transport.together(partial(_prepare, settings, looked) if is_server else import_ahead)
+    prepared = Prepared.from_json(transport.broadcast_text(found.to_json() if found else ""))
+    # One rank of each node, then all: the later ones find a shared or the node's own cache filled.
+    folder = prepared.folder
+    for is_my_turn in (transport.node_rank == 0, True):
+        folder = transport.together(partial(_find, settings, prepared) if is_my_turn else import_ahead) or folder
+    return transport.together(partial(_build, settings, device, prepared.info, folder))
+
+
+def _select_device(settings: ComputeSettings, transport: Transport) -> Device:
+    """This rank's device; ValueError as :meth:`Device.select`, and where MPI shall take GPU memory but does not."""
+    only_serves = transport.rank == 0 and transport.size > 1
+    device = Device.select(settings, transport.device_index, only_serves=only_serves)
+    if settings.gpu_aware_mpi and not only_serves:
+        place = f"compute.gpu_aware_mpi: rank {transport.rank} on {transport.host}"
+        if not device.is_gpu:
+            raise ValueError(f"{place} computes on its CPU; allowed there is false")
+        answer = echo(str(device.device))
+        if answer != RIGHT:
+            raise ValueError(f"{place}: a transfer of its GPU's memory failed ({answer}); allowed there is false")
+    return device
 
 
 def import_ahead() -> None:
     """Import what comes next, while other ranks have their turn."""
-    for module in ("datasets", "transformers.modeling_utils"):
-        importlib.import_module(module)
+    importlib.import_module("transformers.modeling_utils")
 
 
-def _prepare(settings: Settings, looked: Look | None) -> tuple[Look, Path]:
-    """Fill the node's cache of prepared examples where it is empty."""
+def _prepare(settings: Settings, looked: Look | None) -> Prepared:
+    """Rank 0's part: fill the cache of prepared examples where it is empty."""
     looked = looked or look(settings)
-    return looked, data.prepare(looked.info, settings.data, looked.inputs, settings.seed)
+    return Prepared(looked.info, data.prepare(looked.info, settings.data, looked.inputs, settings.seed))
 
 
-def _build(settings: Settings, device: Device, looked: Look, folder: Path) -> Experiment:
-    info, config = looked.info, looked.config
-    examples = data.open_data(folder)
+def _find(settings: Settings, prepared: Prepared) -> Path:
+    """This node's cache, filled; where it is rank 0's the libraries that read data sets stay out of memory."""
+    if prepared.folder.is_dir():
+        return prepared.folder
+    inputs = inputs_of(settings.model, settings.data, load_config(settings.model, prepared.info), prepared.info.task)
+    return data.prepare(prepared.info, settings.data, inputs, settings.seed)
+
+
+def _build(settings: Settings, device: Device, info: data.DataInfo, folder: Path) -> Experiment:
+    examples, config = data.open_data(folder), load_config(settings.model, info)
     partition = deal(settings, info, examples)
     model = load_model(settings.model, config, info.task, settings.seed, examples.pad_token_id)
     layout = layout_of(model)

@@ -31,6 +31,8 @@ MAY_CHANGE = (
     "data.cache",
     "model.name",
     "federation.num_rounds",
+    "compute.server_device",
+    "compute.gpu_aware_mpi",
     "evaluation.placement",
     "reliability",
     "log",

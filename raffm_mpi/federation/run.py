@@ -155,6 +155,8 @@ def _check_output(output: Path, overwrite: bool, resume: bool) -> None:
 def shard_evaluation(settings: Settings, ranks: list[list[str]]) -> bool:
     """Whether the groups evaluate: ``auto`` leaves it to a server that shares neither GPU nor core with a group.
 
+    A server on a CPU beside groups on GPUs would take far longer than they.
+
     ``ranks`` has the host, the device and the cores ("0,1,…") of each.
     """
     if len(ranks) == 1:
@@ -162,7 +164,7 @@ def shard_evaluation(settings: Settings, ranks: list[list[str]]) -> bool:
     if settings.evaluation.placement != "auto":
         return settings.evaluation.placement == "groups"
     server, *groups = [(device, cpus) for host, device, cpus in ranks if host == ranks[0][0]]
-    if server[0] != "cpu":
-        return any(device == server[0] for device, _ in groups)
+    if server[0] != "cpu" or any(device != "cpu" for device, _ in groups):
+        return server[0] == "cpu" or any(device == server[0] for device, _ in groups)
     cores = {cpu for _, cpus in [server, *groups] for cpu in cpus.split(",")}
     return len(cores) < (1 + len(groups)) * settings.compute.threads_per_group

@@ -152,7 +152,7 @@ class Server:
         else:
             packed = self.model
         if plan.action == Action.EVALUATE or plan.trains:
-            self.transport.broadcast(packed.buffer.numpy())
+            self.transport.broadcast(packed.buffer)
         return packed
 
     def _collect(self, round: Round, envelope: Packed, clock: Clock) -> Tally:
@@ -160,12 +160,12 @@ class Server:
         if self.transport.size == 1:
             self.group = self.group or ClientGroup(self.experiment, self.transport)
             self.group.kept = None
-            own = self.group.train_round(round, envelope.tensors)
+            own = self.group.train_round(round, envelope)
             return replace(own, total=own.total.on_host())
         received = Tally.empty(round)
         self.presence.doing(Phase.WAITING, round.plan.round)
         start, waited_s = time.perf_counter(), self.transport.waited_s
-        self.transport.reduce(received.total.packed.buffer.numpy())
+        self.transport.reduce(received.total.packed.buffer)
         self.transport.merge(received.reports)
         clock.reduce_s += time.perf_counter() - start - (self.transport.waited_s - waited_s)
         return received

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,11 @@ from raffm_mpi.federation.interruptions import RanksLost, ServerLost
 from raffm_mpi.federation.presence import Phase, Presence, Status
 from raffm_mpi.federation.say import say
 
+if TYPE_CHECKING:  # a rank imports torch when it knows its number of threads
+    from torch import Tensor
+
 T = TypeVar("T")
+Buffer: TypeAlias = "np.ndarray | Tensor"  # contiguous; a tensor's memory is a GPU's only where MPI takes that
 
 CHUNK_BYTES = 4 << 20  # of one collective: what stays in cache; the count of an MPI call is far below 2^30 bytes
 CHUNKS_UNDER_WAY = 4
@@ -31,7 +35,15 @@ _POLL_SHARE = 0.01  # of the time already waited: a look more costs a core more 
 _MESSAGE_BYTES = 8192
 _TAG = 1
 _FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"  # mpirun --with-ft ulfm sets it; nothing that MPI offers tells
-_DETECTOR, _DETECTOR_THREAD = "OMPI_MCA_mpi_ft_detector", "OMPI_MCA_mpi_ft_detector_thread"  # of lost nodes
+# Open MPI's options that find lost nodes, within 20 s: on a busy node signs of life come late. Without its thread the
+# detector takes a rank for dead that trains.
+DETECTOR = {
+    "mpi_ft_detector": "true",
+    "mpi_ft_detector_thread": "true",
+    "mpi_ft_detector_period": "2",
+    "mpi_ft_detector_timeout": "20",
+}
+_DETECTOR, _DETECTOR_THREAD = (f"OMPI_MCA_{name}" for name in ("mpi_ft_detector", "mpi_ft_detector_thread"))
 _ASK_S = 0.5  # between two questions to MPI, who is dead
 _LEAVE_S = 10.0  # that a rank which leaves waits for the others to be as far
 _FRUITLESS = 3  # recoveries in a row that found nobody dead, before an error counts as a fault and not as a loss
@@ -94,13 +106,22 @@ class Transport:
         with self._losses():
             self.waited_s += self._until(self._world.Ibarrier().Test)
 
-    def broadcast(self, buffer: np.ndarray) -> None:
-        """Send a contiguous array from rank 0 to all, in place."""
+    def broadcast(self, buffer: Buffer) -> None:
+        """Send a buffer from rank 0 to all, in place."""
         self._transfer(buffer, lambda chunk: self._world.Ibcast([chunk, self._mpi.BYTE], root=0))
 
-    def reduce(self, buffer: np.ndarray) -> None:
-        """Sum a contiguous int64 array over all ranks into rank 0's, in place; the others' stay as they are."""
-        assert buffer.dtype == np.int64
+    def broadcast_text(self, text: str) -> str:
+        """Send a text from rank 0 to all; returns it."""
+        encoded = np.frombuffer(text.encode(), np.uint8).copy()
+        length = np.array([len(encoded)], np.int64)
+        self.broadcast(length)
+        received = encoded if self.rank == 0 else np.zeros(int(length[0]), np.uint8)
+        self.broadcast(received)
+        return received.tobytes().decode()
+
+    def reduce(self, buffer: Buffer) -> None:
+        """Sum a buffer of int64 over all ranks into rank 0's, in place; the others' stay as they are."""
+        assert str(buffer.dtype).endswith("int64")
         self._reduce(buffer, self._mpi.INT64_T, self._mpi.SUM)
 
     def merge(self, table: np.ndarray) -> None:
@@ -187,15 +208,15 @@ class Transport:
             while not everybody.Test() and time.monotonic() < deadline:
                 time.sleep(_POLL_S[0])
 
-    def _reduce(self, buffer: np.ndarray, datatype: Any, operation: Any) -> None:
-        def start(chunk: np.ndarray) -> Any:
+    def _reduce(self, buffer: Buffer, datatype: Any, operation: Any) -> None:
+        def start(chunk: Buffer) -> Any:
             if self.rank == 0:
                 return self._world.Ireduce(self._mpi.IN_PLACE, [chunk, datatype], op=operation, root=0)
             return self._world.Ireduce([chunk, datatype], None, op=operation, root=0)
 
         self._transfer(buffer, start)
 
-    def _transfer(self, buffer: np.ndarray, start: Callable[[np.ndarray], Any]) -> None:
+    def _transfer(self, buffer: Buffer, start: Callable[[Buffer], Any]) -> None:
         """Move a buffer in chunks, some of them under way at a time."""
         if self.size == 1:
             return
@@ -324,8 +345,10 @@ def _flush() -> None:
     sys.stderr.flush()
 
 
-def _chunks(buffer: np.ndarray) -> list[np.ndarray]:
+def _chunks(buffer: Buffer) -> list[Buffer]:
+    if not isinstance(buffer, np.ndarray) and not buffer.is_cuda:
+        buffer = buffer.numpy()
     flat = buffer.reshape(-1)
-    assert np.shares_memory(flat, buffer) or not buffer.size
+    assert not isinstance(buffer, np.ndarray) or np.shares_memory(flat, buffer) or not buffer.size
     step = CHUNK_BYTES // flat.itemsize
     return [flat[start : start + step] for start in range(0, len(flat), step)]

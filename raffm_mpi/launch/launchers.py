@@ -15,20 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from raffm_mpi.federation.transport import DETECTOR
+
 Launcher = Literal["mpirun", "srun"]
 
 _TIMEOUT_S = 60.0
 # Of Slurm's variables, those of the job: those of a step would tell the ranks' launcher that the step is all it has.
 _OF_THE_JOB = ("SLURM_JOB_", "SLURM_CONF", "SLURM_CLUSTER_NAME", "SLURM_ARRAY_", "SLURM_RESTART_COUNT")
 _OF_A_STEP = ("SLURM_", "SRUN_", "PMI_", "PMIX_", "OMPI_COMM_WORLD", "OMPI_UNIVERSE")
-# A lost node is known after 20 s: on a busy node signs of life come late. Without its thread the detector takes a rank
-# for dead that trains.
-_DETECTOR = {
-    "mpi_ft_detector": "true",
-    "mpi_ft_detector_thread": "true",
-    "mpi_ft_detector_period": "2",
-    "mpi_ft_detector_timeout": "20",
-}
 
 
 @dataclass(frozen=True)
@@ -121,7 +115,7 @@ def _mpirun(place: Place) -> tuple[list[str], dict[str, str]]:
         options += ["--host", slots, "--prtemca", "ras", "^slurm", "--prtemca", "plm", "ssh"]
     if len(place.hosts) > 1:
         options += ["--prtemca", "plm_ssh_agent", f"{sys.executable} -m raffm_mpi.launch.agent"]
-        options += [word for name, value in _DETECTOR.items() for word in ("--mca", name, value)]
+        options += [word for name, value in DETECTOR.items() for word in ("--mca", name, value)]
     return options, {}
 
 

@@ -119,7 +119,7 @@ class _Bench:
         groups = np.arange(len(clients)) % self.num_groups
         round = Round.derive(Plan(Action.TRAIN, 0, clients, groups), experiment)
         group = ClientGroup(experiment, self.transport)
-        reports = group.train_round(round, self._envelope(round.envelope).tensors).reports
+        reports = group.train_round(round, self._envelope(round.envelope)).reports
         self.transport.merge(reports)
         return reports, round
 

@@ -161,12 +161,16 @@ def test_a_gpu_that_is_there_and_not_seen_is_warned_of(well):
 
 
 def test_gpu_aware_mpi_is_only_what_a_transfer_showed(well):
-    assert is_said(machine.check_gpu_aware(well(2)), "ok", "not tried")
-    assert is_said(machine.check_gpu_aware(well(2, gpus=GPUs(1, ("A",), "A", echo="right"))), "ok", "came back right")
+    spare, wanted = ComputeSettings(), ComputeSettings(gpu_aware_mpi=True)
+    right = well(2, gpus=GPUs(1, ("A",), "A", echo="right"))
     crashed = well(2, gpus=GPUs(1, ("A",), "A", echo="it ended with signal 11"))
-    assert is_said(
-        machine.check_gpu_aware(crashed), "warn", "failed on n1: it ended with signal 11", "nothing for raffm"
-    )
+    said = "failed on n1: it ended with signal 11"
+    assert is_said(machine.check_gpu_aware(well(2), spare), "ok", "not tried")
+    assert is_said(machine.check_gpu_aware(well(2), wanted), "fail", "no GPU to try it with", "gpu_aware_mpi=false")
+    assert is_said(machine.check_gpu_aware(right, spare), "ok", "came back right", "would use that")
+    assert is_said(machine.check_gpu_aware(right, wanted), "ok", "came back right", "; used")
+    assert is_said(machine.check_gpu_aware(crashed, spare), "warn", said, "pinned host memory")
+    assert is_said(machine.check_gpu_aware(crashed, wanted), "fail", said, "compute.gpu_aware_mpi=false")
 
 
 WELL = Folder("/runs", "2.0.0", lock=HELD, followed=True, elsewhere={"n2": HELD})

@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -17,11 +18,13 @@ from raffm_mpi.doctor import folder as folders
 from raffm_mpi.doctor.examine import check_transfer, needed_bytes, try_transfer
 from raffm_mpi.doctor.exchange import Alone
 from raffm_mpi.doctor.facts import Facts
-from raffm_mpi.doctor.gpus import echo, look_for_gpus
+from raffm_mpi.doctor.gpus import look_for_gpus
 from raffm_mpi.doctor.intent import load_intent
-from raffm_mpi.doctor.launcher import Launcher, apart_from_the_job, srun_plugins
+from raffm_mpi.doctor.launcher import Launcher, srun_plugins
 from raffm_mpi.doctor.sources import look_for_sources
+from raffm_mpi.federation.probe import apart_from_the_job, echo
 from raffm_mpi.federation.transport import finds_lost_nodes
+from raffm_mpi.log.file import LogFile
 
 
 @pytest.mark.parametrize(
@@ -178,6 +181,24 @@ def test_a_second_process_that_cannot_read_is_no_error(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_an_error():
     found = folders.try_folder(Path("/proc"), True, Alone())
     assert found.error
+
+
+def test_a_disk_that_fails_under_hdf5_is_an_error_and_gets_not_another_byte(tmp_path, monkeypatch):
+    let_go, closed = LogFile.let_go, []
+
+    def fail(*_, **__):
+        raise OSError("no space left on device")
+
+    def note(log):
+        let_go(log)
+        closed.append(not log._file)
+
+    monkeypatch.setattr(h5py.File, "create_dataset", fail)
+    monkeypatch.setattr(LogFile, "let_go", note)
+    found = folders.try_folder(tmp_path, True, Alone())
+    assert "no space left on device" in found.error
+    assert closed == [True]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture

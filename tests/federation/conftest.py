@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pandas as pd
 import pytest
 import yaml
 from federation import TINY_VIT
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 WORDS = [
     "good",

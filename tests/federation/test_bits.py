@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import sys
-from pathlib import Path
-
 import yaml
+from hashes import hashes_on
 
-PROGRAM = Path(__file__).parent / "programs" / "hashes.py"
 VARIANTS = {"raffm": {}, "fedavg": {"method": {"name": "fedavg"}}, "seed": {"seed": 1}}
-
-
-def hashes_on(mpirun, ranks, output, configs):
-    """The final SHA-256 of each config's federation."""
-    result = mpirun(ranks, sys.executable, PROGRAM, output, *configs, timeout=300)
-    assert result.returncode == 0, result.stderr
-    hashes = dict(re.findall(r"^sha256 (\S+) ([0-9a-f]{64})", result.stdout, re.MULTILINE))
-    assert hashes.keys() == {config.stem for config in configs}
-    return hashes
 
 
 def test_the_final_model_has_the_same_bits_on_1_2_3_and_4_ranks_and_others_with_another_seed(
