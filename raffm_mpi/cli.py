@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from raffm_mpi.federation.say import say
+from raffm_mpi.federation.say import MET, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,6 +38,7 @@ def run(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the run in an existing output folder")] = False,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the output folder, or begin it")] = False,
+    supervised: Annotated[bool, typer.Option(help="As supervise starts it: say when all ranks have met")] = False,
 ) -> None:
     """Run a federation; under mpirun or srun, rank 0 is the server and the others are client groups.
 
@@ -48,6 +49,8 @@ def run(
     from raffm_mpi.federation.interruptions import Interruption, RankSilent, RanksLost, ServerLost
 
     with _all_ranks() as transport:
+        if supervised and transport.rank == 0:
+            say(MET)
         try:
             given = [*(overrides or []), *(["resume=auto"] if resume else [])]
             settings = transport.together(lambda: load_settings(config, given))
@@ -117,7 +120,15 @@ def supervise(
     try:
         settings = load_settings(config, overrides)
         threads = settings.compute.threads_per_group
-        run = Federation(str(config), tuple(overrides or ()), settings.output, launcher, groups_per_node, threads)
+        run = Federation(
+            str(config),
+            tuple(overrides or ()),
+            settings.output,
+            launcher,
+            groups_per_node,
+            threads,
+            start_timeout_s=settings.reliability.start_timeout_s,
+        )
         if dry_run:
             print(run.command())
             return

@@ -216,12 +216,14 @@ class EvaluationSettings(Group):
 class ReliabilitySettings(Group):
     """Checkpoints, and how long a run waits before it gives up on a rank or a disk (docs/reliability.md).
 
-    ``checkpoint_every`` counts rounds; null writes none. ``stop_before_end_s`` is how long before the end of its
-    allocation a job stops by itself.
+    ``checkpoint_every`` counts rounds; null writes none. ``start_timeout_s`` is how long supervise gives all ranks to
+    meet before it starts them again, ``stop_before_end_s`` how long before the end of its allocation a job stops by
+    itself.
     """
 
     checkpoint_every: PositiveInt | None = 1
     checkpoints_kept: PositiveInt = 2
+    start_timeout_s: Seconds = 300.0
     hang_timeout_s: Seconds = 1800.0
     disk_patience_s: Annotated[float, Field(ge=0)] = 600.0
     stop_before_end_s: Annotated[float, Field(ge=0)] = 120.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+MET = "all ranks have met"  # what a supervised run says first
+
 
 def say(sentence: str) -> None:
     """Print a sentence that says whom it is from."""

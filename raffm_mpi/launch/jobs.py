@@ -59,16 +59,17 @@ class Federation(Checkpointable):
     groups_per_node: int = 1
     threads: int = 1
     max_requeues: int = 10
+    start_timeout_s: float = 300.0
     _supervisor: Supervisor | None = field(default=None, repr=False)
 
     def command(self) -> Command:
         """The command of its next start, on the hosts that this process has."""
         place = Place(hosts_of_job(), self.groups_per_node, self.threads)
-        return command(self.launcher, place, raffm_mpi("run", self.config, *self.overrides, "--resume"))
+        return command(self.launcher, place, raffm_mpi("run", self.config, *self.overrides, "--resume", "--supervised"))
 
     def supervisor(self) -> Supervisor:
         """What runs it here and now."""
-        return Supervisor(self.command, self.output)
+        return Supervisor(self.command, self.output, self.start_timeout_s)
 
     def __call__(self) -> RunResult:
         """Run to the end; raises RunFailed with what the ranks said."""
@@ -171,8 +172,9 @@ class Batch:
             settings = load_settings(path, list(point.overrides))
             folder = Path(settings.output).absolute()
             given = (*point.overrides, f"output={folder / point.name}")
-            threads = settings.compute.threads_per_group
-            runs.append(Federation(str(path), given, str(folder / point.name), launcher, groups, threads, max_requeues))
+            threads, timeout_s = settings.compute.threads_per_group, settings.reliability.start_timeout_s
+            output = str(folder / point.name)
+            runs.append(Federation(str(path), given, output, launcher, groups, threads, max_requeues, timeout_s))
         return cls(runs, points, folder, cluster, nodes, gpus_per_node)
 
     def submit(self, time_min: int, slurm: Mapping[str, Any]) -> list[submitit.Job[RunResult]]:

@@ -1,4 +1,4 @@
-"""A run started and watched until it is finished: started again where it died, stopped in time where it must.
+"""A run started and watched until it is finished: started again where it died or hung, stopped in time where it must.
 
 What became of a run is read from its log and not from the exit status of mpirun, which is 0 where ranks died.
 """
@@ -13,11 +13,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 from raffm_mpi.federation.interruptions import FAILED, RESUMABLE
-from raffm_mpi.federation.say import say
+from raffm_mpi.federation.say import MET, say
 from raffm_mpi.launch.launchers import Command, clean_up
 from raffm_mpi.log import open_run
 from raffm_mpi.log.schema import log_file
@@ -27,14 +28,21 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _FRUITLESS = 3  # starts in a row that committed no round, before another allocation must help
 _TAIL_LINES = 40
 _POLL_S = 0.05
+_TO_END_S = 10.0  # that a launcher has to end its ranks
 
 
 class Supervisor:
-    """Starts a run, again and again where it dies; ``make_command`` gives the command of each start."""
+    """Starts a run, again and again where it dies; ``make_command`` gives the command of each start.
 
-    def __init__(self, make_command: Callable[[], Command], output: str | Path) -> None:
+    A start whose ranks have not met after ``start_timeout_s`` is ended: MPI loses a message or a daemon at times.
+    """
+
+    def __init__(self, make_command: Callable[[], Command], output: str | Path, start_timeout_s: float) -> None:
         self._make_command = make_command
         self._output = Path(output)
+        self._start_timeout_s = start_timeout_s
+        self._has_met = self._was_ended = False
+        self._meet_by = 0.0
         self._process: subprocess.Popen[str] | None = None
         self._is_running = False
         self._is_stopping = False
@@ -92,14 +100,15 @@ class Supervisor:
         self._process = subprocess.Popen(
             command.words, env=dict(command.environment), stderr=subprocess.PIPE, text=True, start_new_session=True
         )
-        self._is_running = True
+        self._is_running, self._has_met, self._was_ended = True, False, False
+        self._meet_by = time.monotonic() + self._start_timeout_s
         # Waiting in a thread holds no lock that a signal handler in this one would need.
         threading.Thread(target=self._follow, args=(self._process,), daemon=True).start()
         if self._is_stopping:
             self.ask_to_stop()
         self._wait()
         clean_up(command)
-        status = self._process.returncode
+        status = -signal.SIGTERM if self._was_ended else self._process.returncode
         return status if status >= 0 else 128 - status
 
     def _follow(self, process: subprocess.Popen[str]) -> None:
@@ -107,13 +116,28 @@ class Supervisor:
         assert process.stderr is not None
         for line in process.stderr:
             print(line, end="", file=sys.stderr, flush=True)
+            self._has_met |= line.rstrip().endswith(MET)
             self._tail.append(line.rstrip())
         process.wait()
         self._is_running = False
 
     def _wait(self) -> None:
+        """Wait until the start has ended; end it where its ranks do not meet in time."""
         while self._is_running:
+            if not (self._has_met or self._was_ended) and time.monotonic() > self._meet_by:
+                say(f"the ranks did not meet within {self._start_timeout_s:g} s (reliability.start_timeout_s)")
+                self._was_ended = True
+                self._end()
             time.sleep(_POLL_S)
+
+    def _end(self) -> None:
+        """End the launcher, and with it the ranks."""
+        assert self._process is not None
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_TO_END_S)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def requeue(max_requeues: int) -> bool:

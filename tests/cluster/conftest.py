@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -162,25 +163,40 @@ class Cluster:
             host.stop()
         self._hosts.clear()
 
-    def enter(self, *command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-        """Run ``command`` on the login host; ``options`` are subprocess.run's, ``env`` adds to the environment.
+    def enter(
+        self,
+        *command: str | Path,
+        env: dict[str, str] | None = None,
+        input: str = "",
+        timeout: float = 60,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``command`` on the login host and return what it printed; ``env`` adds to the environment.
 
-        A non-zero exit status fails the test, except with ``check=False``.
+        A non-zero exit status fails the test, except with ``check=False``; so does SIGKILL after ``timeout`` seconds.
         """
-        check = options.pop("check", True)
-        env = {**self._environment, **options.pop("env", {})}
-        defaults = {"text": True, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        done = subprocess.run(self._hosts["ctl"].command(*command), env=env, **{"timeout": 60, **defaults, **options})
-        if check and done.returncode != 0:
-            pytest.fail(f"{command} ended with exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
-        return done
+        process = subprocess.Popen(
+            self._hosts["ctl"].command(*command),
+            env={**self._environment, **(env or {})},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            printed = process.communicate(input, timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # nsenter's child, too, which holds the pipes open
+            printed = process.communicate()
+        if check and process.returncode != 0:
+            pytest.fail("\n".join((f"{command} ended with exit status {process.returncode}", *printed)))
+        return subprocess.CompletedProcess(process.args, process.returncode, *printed)
 
     def submit(self, script: str, *options: str, env: dict[str, str] | None = None) -> int:
         """Submit the batch ``script`` (its text; ``#!/bin/bash`` is put before it) and return the job id."""
         log = ["--output", self.root / "jobs" / "%j.log", "--open-mode=append"]
-        done = self.enter(
-            "sbatch", "--parsable", *log, *options, env=env or {}, stdin=None, input=f"#!/bin/bash\n{script}\n"
-        )
+        done = self.enter("sbatch", "--parsable", *log, *options, env=env, input=f"#!/bin/bash\n{script}\n")
         return int(done.stdout)
 
     def info(self, job_id: int | str) -> dict[str, str]:

@@ -18,7 +18,8 @@ import json, sys, time
 from raffm_mpi.launch import launch
 config, output = sys.argv[1:]
 def start(*overrides, launcher="mpirun", nodes=2):
-    return launch(config, [f"output={output}", *overrides], nodes=nodes, launcher=launcher, cluster="slurm")
+    given = [f"output={output}", "reliability.start_timeout_s=60", *overrides]
+    return launch(config, given, nodes=nodes, launcher=launcher, cluster="slurm")
 def show(**values):
     print(json.dumps(values), flush=True)
 def wait_for_round(name="run.h5"):
@@ -37,8 +38,8 @@ def python(cluster, config, tmp_path: Path):
         output = tmp_path / "run"
         words = [sys.executable, "-c", PROLOGUE + textwrap.dedent(program), str(config), str(output)]
         done = cluster.enter(*words, timeout=300, check=False)
-        logs = "\n".join(path.read_text() for path in sorted(output.rglob("*_log.*")))
-        assert done.returncode == 0, done.stdout + done.stderr + logs + cluster.diagnosis()
+        logs = [f"{path}:\n{path.read_text()}" for path in sorted(output.rglob("*_log.*"))]
+        assert done.returncode == 0, "\n".join((done.stdout, done.stderr, *logs, cluster.diagnosis()))
         return json.loads(done.stdout.splitlines()[-1]), output
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -132,6 +133,26 @@ def test_a_run_whose_server_dies_is_started_again_in_place(supervise, assert_und
     _, said = process.communicate(timeout=180)
     assert process.returncode == 0, said
     assert "it is started again" in said
+    assert_undisturbed(tmp_path / "run")
+
+
+HANGS_ONCE = """
+import os, pathlib, time
+marker = pathlib.Path(__file__).with_name("hung")
+if os.environ.get("PMIX_RANK") == "1" and not marker.exists():
+    marker.touch()
+    time.sleep(600)
+"""
+
+
+def test_a_start_whose_ranks_do_not_meet_is_ended_and_begun_again(supervise, assert_undisturbed, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(HANGS_ONCE)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    process = supervise("reliability.start_timeout_s=20")
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert "the ranks did not meet within 20 s" in said
+    assert said.count("raffm-mpi: starts ") == 2
     assert_undisturbed(tmp_path / "run")
 
 
