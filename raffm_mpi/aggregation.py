@@ -89,8 +89,8 @@ def apply_update(
     unit = 2.0**total.fraction_bits
     for name, sums in total.packed.tensors.items():
         # Where nobody holds an entry its sum is 0, and 0 / 1 is as good as 0 / 0.
-        held = coverage(total.layout, name, inner, weights).clamp_(min=1).mul_(unit)
         taken = layout.take({name: tensors[name]}, envelope)[name].clone()
+        held = coverage(total.layout, name, inner, weights, taken).clamp_(min=1).mul_(unit)
         new, sums = torch.atleast_1d(taken), torch.atleast_1d(sums)
         held = torch.atleast_1d(held)
         for rows in _blocks(new):
@@ -127,5 +127,5 @@ def apply_official(
     scale = 2.0**-total.fraction_bits
     layout.put(added, envelope, {name: sums * scale for name, sums in total.packed.tensors.items()})
     for name, tensor in tensors.items():
-        held = coverage(layout, name, selections, [1] * len(selections))
+        held = coverage(layout, name, selections, [1] * len(selections), tensor)
         tensor.copy_((tensor * held + added[name]) / len(selections))

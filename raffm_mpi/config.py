@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Task = Literal[
@@ -123,6 +124,7 @@ class SpaceSettings(Group):
     heads: list[int | float] | None = None
     head_width: list[int | float] = []
     residual: list[int | float] = []
+    depth: list[int | float] = []
 
     @model_validator(mode="after")
     def _sizes_are_positive(self) -> SpaceSettings:
@@ -142,14 +144,18 @@ class FedAvgSettings(Group):
 
 
 class RaFFMSettings(Group):
-    """RaFFM (Yu, Muñoz, Jannesari, 2023): salient entries first, a sub-model for each client."""
+    """RaFFM (Yu, Muñoz, Jannesari, 2023): salient entries first, a sub-model for each client.
+
+    ``distillation`` is the share of the loss by which clients with the full model teach smaller ones of their own.
+    """
 
     name: Literal["raffm"] = "raffm"
-    salience: Literal["all", "paper", "none"] = "all"
+    salience: Literal["all", "first_order", "paper", "none"] = "all"
     widths: Literal["sandwich", "budget"] = "sandwich"
     space: SpaceSettings = SpaceSettings()
     budgets: list[Fraction] = []
     budget_of: Literal["parameters", "flops"] = "parameters"
+    distillation: Share = 0.0
 
     @model_validator(mode="after")
     def _budgets_go_with_budget(self) -> RaFFMSettings:
@@ -158,12 +164,84 @@ class RaFFMSettings(Group):
         return self
 
 
-MethodSettings = Annotated[FedAvgSettings | RaFFMSettings, Field(discriminator="name")]
+class BudgetSettings(Group):
+    """Clients with budgets, as shares of the full model: each keeps one of them, every one as likely."""
+
+    budgets: Annotated[list[Fraction], Field(min_length=1)] = [1.0, 0.5, 0.25]
+    budget_of: Literal["parameters", "flops"] = "parameters"
+
+
+class WidthSettings(BudgetSettings):
+    """The axes that are narrowed, all to the same share."""
+
+    axes: Annotated[list[Literal["ffn", "heads", "residual"]], Field(min_length=1)] = ["ffn", "heads", "residual"]
+
+
+class HeteroFLSettings(WidthSettings):
+    """HeteroFL (Diao, Ding, Tarokh, 2021): the leading share of every axis."""
+
+    name: Literal["heterofl"] = "heterofl"
+
+
+class FedRolexSettings(WidthSettings):
+    """FedRolex (Alam, Liu, Yan, Zhang, 2022): a window of every axis that rolls on each round."""
+
+    name: Literal["fedrolex"] = "fedrolex"
+
+
+class FjORDSettings(WidthSettings):
+    """FjORD (Horváth et al., 2021): a width drawn at each step, at most the client's own, which may teach it.
+
+    ``distillation`` is the share of the loss that is the divergence from the client's own width.
+    """
+
+    name: Literal["fjord"] = "fjord"
+    distillation: Share = 0.0
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+
+
+class DepthFLSettings(BudgetSettings):
+    """Depth prefixes after DepthFL (Kim, Yu, Kim, Moon, 2023): the first layers."""
+
+    name: Literal["depthfl"] = "depthfl"
+
+
+class FIARSESettings(BudgetSettings):
+    """Sparse sub-models after FIARSE (Wu et al., 2024): the largest entries of every matrix."""
+
+    name: Literal["fiarse"] = "fiarse"
+
+
+class CustomSettings(Group):
+    """A method of the user's own: ``name`` is ``path/to/file.py:ClassName``, ``options`` are the class's."""
+
+    name: Annotated[str, Field(pattern=r"\.py:\w+$")]
+    options: dict[str, Any] = {}
+
+
+def _tag(method: Any) -> str | None:
+    """Which settings a method's are, by its name."""
+    name = method.get("name") if isinstance(method, dict) else getattr(method, "name", None)
+    return _CUSTOM if isinstance(name, str) and ":" in name else name
 
 
 def _named(method: Any) -> Any:
     """A method by its name alone has its default settings: ``method=fedavg``."""
     return {"name": method} if isinstance(method, str) else method
+
+
+_CUSTOM = "file.py:Class"
+MethodSettings: TypeAlias = (
+    Annotated[FedAvgSettings, Tag("fedavg")]
+    | Annotated[RaFFMSettings, Tag("raffm")]
+    | Annotated[HeteroFLSettings, Tag("heterofl")]
+    | Annotated[FedRolexSettings, Tag("fedrolex")]
+    | Annotated[FjORDSettings, Tag("fjord")]
+    | Annotated[DepthFLSettings, Tag("depthfl")]
+    | Annotated[FIARSESettings, Tag("fiarse")]
+    | Annotated[CustomSettings, Tag(_CUSTOM)]
+)
+METHODS: dict[str, type[Group]] = {tag.tag: own for own, tag in (get_args(one) for one in get_args(MethodSettings))}
 
 
 class TrainingSettings(Group):
@@ -174,6 +252,7 @@ class TrainingSettings(Group):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    proximal: Annotated[float, Field(ge=0)] = 0.0  # FedProx's mu
     batch_size: PositiveInt = 64
     local_epochs: PositiveInt | None = None
     local_steps: PositiveInt | None = None
@@ -242,7 +321,7 @@ class Settings(Group):
     model: ModelSettings
     data: DataSettings = DataSettings()
     federation: FederationSettings = FederationSettings()
-    method: Annotated[MethodSettings, BeforeValidator(_named)] = RaFFMSettings()
+    method: Annotated[MethodSettings, Discriminator(_tag), BeforeValidator(_named)] = RaFFMSettings()
     training: TrainingSettings = TrainingSettings()
     compute: ComputeSettings = ComputeSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -321,16 +400,16 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 def _sentences(error: ValidationError, source: str) -> list[str]:
     sentences = []
     for item in error.errors():
-        place = [part for part in item["loc"] if part not in ("raffm", "fedavg")]
+        place = [part for part in item["loc"] if part not in METHODS]
         where = ".".join(str(part) for part in place) or "settings"
         if item["type"] == "extra_forbidden":
             what = f"unknown key{_suggestion(list(item['loc']))}"
         elif item["type"] == "missing":
             what = "is missing"
         elif item["type"] == "union_tag_invalid":
-            what = f"unknown method '{item['ctx']['tag']}'; known: {item['ctx']['expected_tags']}".replace("'", "")
+            what = f"unknown method {item['ctx']['tag']}; known: {', '.join(METHODS)}"
         elif item["type"] == "union_tag_not_found":
-            what = "name is missing; known methods: fedavg, raffm"
+            what = f"name is missing; known methods: {', '.join(METHODS)}"
         elif item["type"] == "value_error":
             what = str(item["ctx"]["error"])
         else:
@@ -344,10 +423,7 @@ def _suggestion(place: list[Any]) -> str:
     """The allowed keys beside an unknown one, nearest first; ``place`` is pydantic's, a method's name in it."""
     group: Any = Settings
     for part in place[:-1]:
-        if get_args(group):  # a union, of which this part is the tag
-            group = next(member for member in get_args(group) if member.model_fields["name"].default == part)
-        else:
-            group = group.model_fields[part].annotation
+        group = METHODS[part] if part in METHODS else group.model_fields[part].annotation
     allowed = list(group.model_fields)
     near = difflib.get_close_matches(str(place[-1]), allowed, n=1)
     return (f", did you mean '{near[0]}'?" if near else ";") + f" allowed: {', '.join(allowed)}"

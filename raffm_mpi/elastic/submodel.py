@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from raffm_mpi.elastic.labels import Selection
+from raffm_mpi.elastic.labels import DEPTH, Selection
 from raffm_mpi.elastic.table import ModelLayout
 
 # What torch's own modules keep as numbers, from the shape of their weight.
@@ -49,9 +49,20 @@ class Shell:
                 module._parameters[attribute] = parameter
                 if attribute == "weight":
                     _set_shape(module, parameter.shape)
+        self._set_depth(layout)
         for (path, attribute), dimensions in layout.numbers.items():
             setattr(self._modules[path], attribute, math.prod(layout.sizes[d] for d in dimensions))
         return self._model
+
+    def _set_depth(self, layout: ModelLayout) -> None:
+        """Let the model's list of layers have as many as the layout."""
+        if not layout.stack:
+            return
+        layers = self._modules[layout.stack]
+        assert isinstance(layers, nn.ModuleList)
+        depth = layout.size(DEPTH)
+        owner, _, attribute = layout.stack.rpartition(".")
+        setattr(self._modules[owner], attribute, layers if depth == len(layers) else layers[:depth])
 
 
 def extract(model: nn.Module, layout: ModelLayout, selection: Selection) -> nn.Module:

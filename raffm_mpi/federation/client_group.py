@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
 
 from raffm_mpi.aggregation import flaw
-from raffm_mpi.elastic.labels import Tensors, within
+from raffm_mpi.elastic.labels import DENSE, DENSITY, Tensors, is_kept, within
 from raffm_mpi.elastic.packing import Packed, allocate, moved
 from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.elastic.table import ModelLayout
@@ -19,6 +20,8 @@ from raffm_mpi.federation.plan import SPLITS, Action, Plan, Round
 from raffm_mpi.federation.presence import Phase
 from raffm_mpi.federation.tally import CLIENT_REPORT, Tally
 from raffm_mpi.federation.transport import Transport
+from raffm_mpi.objective import NestedObjective, Objective
+from raffm_mpi.seeds import generator
 from raffm_mpi.training import TrainingFault, TrainingResult, is_out_of_memory, train
 
 _NOTHING = TrainingResult(0, 0.0, 0.0, 0.0, 0.0)
@@ -35,6 +38,7 @@ class ClientGroup:
         self.number = (transport.rank - 1) % len(transport.hosts)
         self.device = experiment.device
         self.shell = Shell(experiment.model, self.device.device)
+        self.inner_shell: Shell | None = None  # for sub-models within a client's
         self.kept: Tally | None = None  # trained since the sums were last handed over
 
     def serve(self) -> None:
@@ -130,7 +134,8 @@ class ClientGroup:
         try:
             slices = round.layout.take(received, selection)
             trained = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in slices.items()}
-            model = self.shell.fill(round.layout.restrict(selection), trained)
+            layout = round.layout.restrict(selection)
+            model = self.shell.fill(layout, trained)
             result = train(
                 model,
                 experiment.examples.train,
@@ -140,6 +145,7 @@ class ClientGroup:
                 seed=experiment.settings.seed,
                 round=round.plan.round,
                 client=client,
+                objective=self._objective(round, position, layout, slices),
                 micro_batches=micro_batches,
                 after_step=self.presence.step,
             )
@@ -155,6 +161,23 @@ class ClientGroup:
         if problem is None:
             tally.total.add(selection, update, round.weights[position])
         return result, problem or ""
+
+    def _objective(self, round: Round, position: int, layout: ModelLayout, received: Tensors) -> Objective:
+        """What a client minimises: its method's and the settings' share in it."""
+        experiment, selection = self.experiment, round.selections[position]
+        number, client = round.plan.round, int(round.plan.cohort[position])
+        density = layout.size(DENSITY)
+        options: dict[str, Any] = {
+            "received": received,
+            "kept": {} if density == DENSE else {name: is_kept(t, density) for name, t in received.items()},
+            "proximal": experiment.settings.training.proximal,
+        }
+        nested = experiment.method.nested(number, client, selection)
+        if nested is None:
+            return Objective(**options)
+        self.inner_shell = self.inner_shell or Shell(experiment.model, self.device.device)
+        draws = generator(experiment.settings.seed, "nested", number, client)
+        return NestedObjective(nested, self.inner_shell, layout, selection, draws, **options)
 
     @property
     def _hands_over_gpu_memory(self) -> bool:

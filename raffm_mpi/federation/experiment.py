@@ -28,6 +28,7 @@ from raffm_mpi.metrics import metrics_of
 from raffm_mpi.model import inputs_of, load_config, load_model, structure
 from raffm_mpi.training import Device, examples_seen
 
+_DISTILLED = ("image_classification", "text_classification")
 _MAX_COSTS = 4096  # remembered; a method of few widths computes each once
 
 
@@ -45,7 +46,7 @@ class Outline:
 
     def sizes(self, selection: Selection) -> tuple[int, ...]:
         """Every dimension's size in a sub-model, in the layout's order."""
-        return tuple(self.layout.size(dimension, selection) for dimension in self.layout.sizes)
+        return tuple(self.layout.size(dimension, selection) for dimension in self.layout.all_sizes)
 
     def cost(self, selection: Selection) -> Cost:
         """The cost of a sub-model on this data set's examples."""
@@ -56,10 +57,12 @@ class Outline:
             self._costs[sizes] = cost(self.layout, selection, **self.lengths)
         return self._costs[sizes]
 
-    def client_flops(self, client: int, selection: Selection) -> float:
+    def client_flops(self, round: int, client: int, selection: Selection) -> float:
         """FLOPs of one client's local training in one round."""
-        num_examples = len(self.partition.client(client))
-        return float(self.cost(selection).training_flops) * examples_seen(self.settings.training, num_examples)
+        nested = self.method.nested(round, client, selection)
+        trained = nested.trained(selection) if nested else [(selection, 1.0)]
+        flops = sum(often * self.cost(own).training_flops for own, often in trained)
+        return flops * examples_seen(self.settings.training, len(self.partition.client(client)))
 
     def training_bytes(self, selection: Selection) -> int:
         """Estimated peak memory of training a sub-model, as :func:`peak_training_bytes`."""
@@ -117,6 +120,9 @@ def look(settings: Settings) -> Look:
     if num_clients is not None and kind not in ("k_shot", "by_column"):
         num_examples = next(split.num_examples for split in info.splits if split.role == "train")
         data.check_enough(settings.data.partition, num_examples, num_clients)
+    if getattr(settings.method, "distillation", 0) and info.task not in _DISTILLED:
+        allowed = " and ".join(_DISTILLED)
+        raise ValueError(f"method.distillation: task {info.task} has no classes to distil; allowed with {allowed}")
     config = load_config(settings.model, info)
     inputs = inputs_of(settings.model, settings.data, config, info.task)
     check_method(settings.method, layout_of(structure(config, info.task)))

@@ -119,8 +119,9 @@ class Round:
     @cached_property
     def flops(self) -> np.ndarray:
         """FLOPs of each client's local training: float64 ``[cohort]``."""
+        number, flops = self.plan.round, self.experiment.client_flops
         pairs = zip(self.plan.cohort, self.selections, strict=True)
-        return np.array([self.experiment.client_flops(int(client), selection) for client, selection in pairs])
+        return np.array([flops(number, int(client), selection) for client, selection in pairs])
 
 
 SPLITS = ("validation", "test")

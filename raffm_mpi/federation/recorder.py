@@ -188,7 +188,7 @@ class Recorder:
             "parameters": np.array([price.parameters for price in prices]),
             "train_flops": round.flops,
             "num_examples": experiment.partition.sizes[plan.cohort],
-            "bytes_down": num_bytes,
+            "bytes_down": num_bytes + np.array([price.mask_bytes for price in prices]),
             "bytes_up": num_bytes,
             "status": np.where(reports["trained"], "trained", "dropped"),
         } | {name: reports[name] for name in CLIENT_REPORT.names or () if name not in _NOT_LOGGED}

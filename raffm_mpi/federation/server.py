@@ -10,10 +10,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from raffm_mpi.aggregation import apply_official, apply_update
 from raffm_mpi.elastic.labels import Selection
-from raffm_mpi.elastic.packing import Packed, pack
+from raffm_mpi.elastic.packing import Packed, pack, views
 from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.evaluation import evaluate
 from raffm_mpi.federation.client_group import ClientGroup
@@ -176,11 +177,12 @@ class Server:
         start = time.perf_counter()
         selections = [round.selections[position] for position in tally.trained]
         weights = [round.weights[position] for position in tally.trained]
+        before = self.model.buffer.clone() if self.experiment.method.needs_update else None
         if self.settings.federation.paper_faithful:
             apply_official(self.model.tensors, self.layout, tally.total, round.envelope, selections)
         else:
             apply_update(self.model.tensors, self.layout, tally.total, round.envelope, selections, weights)
-        self._reorder()
+        self._reorder(before)
         clock.commit_s = time.perf_counter() - start
         clock.round_s = time.perf_counter() - clock.start
         self.recorder.round(round, tally.reports, clock, exchange_bytes)
@@ -193,9 +195,13 @@ class Server:
             train_s, overhead_s = (float(reports[name][mine].sum()) for name in ("train_s", "overhead_s"))
             self.schedule.correct(group, float(round.flops[mine].sum()), train_s, int(mine.sum()), overhead_s)
 
-    def _reorder(self) -> None:
-        """Let the method put the salient entries first; the global model stays the same function."""
-        order = self.experiment.method.order(self.model.tensors)
+    def _reorder(self, before: Tensor | None = None) -> None:
+        """Let the method put the salient entries first; the global model stays the same function.
+
+        ``before`` is the model's buffer before the last update, for a method that looks at that.
+        """
+        update = None if before is None else views(self.layout, self.model.buffer - before)
+        order = self.experiment.method.order(self.model.tensors, update)
         if order:
             self.layout.check(order)
             self.model = pack(self.layout, self.layout.take(self.model.tensors, order))
