@@ -1,6 +1,6 @@
 """One exchange, a float32 broadcast and an exact int64 reduce, against raw MPI Bcast + Reduce of float32.
 
-python benchmarks/exchange.py            # starts itself under mpirun on 3 and 5 ranks, at 22M and 86M parameters
+python benchmarks/exchange.py            # starts itself under mpirun on 2, 3 and 5 ranks, at 22M and 86M parameters
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def measure(num_parameters: int) -> None:
 def main() -> None:
     if len(sys.argv) > 1:
         return measure(int(sys.argv[1]))
-    for ranks in (3, 5):
+    for ranks in (2, 3, 5):
         for num_parameters in (22_000_000, 86_000_000):
             run_on(ranks, __file__, num_parameters, quiet=False)
 
