@@ -63,7 +63,7 @@ def test_fewer_layers_cost_less_and_less_density_sends_less_and_computes_as_much
     assert full.mask_bytes == 0
 
 
-@pytest.mark.parametrize("density", [1, 250, 999])
+@pytest.mark.parametrize("density", [1, 250, 990])
 def test_the_largest_entries_are_kept_and_vectors_whole(density):
     torch.manual_seed(0)
     tensor = torch.randn(30, 7)

@@ -50,7 +50,7 @@ def test_every_method_of_the_settings_has_a_class():
 @pytest.mark.parametrize("family", ["vit", "bert"])
 def test_a_budget_is_kept_over_the_rounds_and_nearly_used(make, name, family):
     budgets = [1.0, 0.8, 0.6]
-    extra = {"widths": "budget", "space": {"residual": [0.5, 1.0]}} if name == "raffm" else {}
+    extra = {"widths": "budget", "space": {"residual": [0.25, 0.5, 0.75, 1.0]}} if name == "raffm" else {}
     method = make(name, family, budgets=budgets, **extra)
     clients = list(range(40))
     first, later = (
@@ -79,7 +79,7 @@ def test_a_window_of_fedrolex_moves_by_one_and_wraps_around():
 
 
 def test_fedrolex_holds_every_index_equally_often_over_as_many_rounds_as_the_axis_is_long(make):
-    method = make("fedrolex", budgets=[0.5], axes=["ffn"])
+    method = make("fedrolex", budgets=[0.75], axes=["ffn"])
     held = np.zeros(48)
     for round in range(48):
         (selection,) = method.selections(round, [0])
