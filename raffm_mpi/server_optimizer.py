@@ -9,9 +9,10 @@ arXiv 2003.00295, Algorithm 2). With the mean update D, of each entry:
     FedYogi     m as FedAdam,                    v = v - (1 - beta2) D^2 sign(v - D^2)
                 both:                            x += learning_rate m / (sqrt(v) + tau)
 
-The steps are torch's (SGD, Adagrad, Adam; Yogi, which torch does not have, is written here), with tau as its ``eps``.
-Otherwise than the paper, torch's Adam begins with v = 0 and corrects the bias of m and v by 1 - beta^step. FedAdagrad
-has no m, as in the paper's experiments (beta1 = 0). FedAdagrad and FedYogi begin with v = tau^2, the paper's least.
+The steps are torch's (SGD, Adagrad, Adam; Yogi, which torch does not have, is written here), with tau as its ``eps``;
+they descend on -D, so their m has the other sign. Otherwise than the paper, torch's Adam begins with v = 0 and corrects
+the bias of m and v by 1 - beta^step. FedAdagrad has no m, as in the paper's experiments (beta1 = 0). FedAdagrad and
+FedYogi begin with v = tau^2, the paper's least.
 
 An entry that no trained client held this round keeps its value and its m and v, bit for bit. The ``step`` of the bias
 correction is a tensor's, as in torch: it counts the rounds in which some client held an entry of it.
@@ -20,7 +21,7 @@ correction is a tensor's, as in torch: it counts the rounds in which some client
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -227,7 +228,7 @@ class FedYogi(_TwoMoments):
         values.addcdiv_(mean, square.sqrt().add_(self.tau), value=-self.learning_rate)
 
 
-_OPTIMIZERS: dict[str, type[Descent]] = {
+_OPTIMIZERS: dict[str, Callable[..., Descent]] = {
     "fedavgm": FedAvgM,
     "fedadagrad": FedAdagrad,
     "fedadam": FedAdam,
