@@ -35,10 +35,6 @@ from raffm_mpi.elastic.labels import Layout, Selection, Tensors
 from raffm_mpi.elastic.packing import Packed, allocate, pack
 
 _STEP = "step"
-# Torch rounds otherwise in what its vectors leave over, and deals more entries than this to threads: whole vectors, and
-# no more entries than this at a time, have the same bits wherever they lie.
-_VECTOR = 64
-_MOST_AT_ONCE = 1 << 15
 
 
 class Mean(NamedTuple):
@@ -108,27 +104,20 @@ class Descent(ServerOptimizer):
 
     @abstractmethod
     def descend(self, values: Tensor, gradient: Tensor, slots: Sequence[Tensor], num_steps: Tensor) -> None:
-        """One step in place on some entries (1-D float32) and their slots; ``num_steps`` were taken before."""
+        """One step in place on some entries (float32) and their slots, elementwise; ``num_steps`` were taken before."""
 
     def step(self, name: str, entries: Sequence[Tensor], means: Iterable[Mean]) -> None:
         is_held = False
         for rows, update, held in means:
-            covered = (held > 0).expand_as(update)
+            covered = held > 0
             is_held |= bool(covered.any())
-            gradient = update.neg().float()
-            flat = [tensor.reshape(-1) for tensor in (covered, gradient, *(entry[rows] for entry in entries))]
-            for part in zip(*(tensor.split(_MOST_AT_ONCE) for tensor in flat), strict=True):
-                self._step_where(name, *part)
+            before = [entry[rows] for entry in entries]
+            values, *slots = [entry.clone() for entry in before]
+            self.descend(values, update.neg().float(), slots, self.num_steps[name].clone())
+            for entry, after in zip(before, (values, *slots), strict=True):
+                # What did not change keeps its bits, -0.0 too.
+                entry.copy_(torch.where(covered & (after != entry), after, entry))
         self.num_steps[name] += is_held
-
-    def _step_where(self, name: str, covered: Tensor, gradient: Tensor, *entries: Tensor) -> None:
-        """Step on the entries that are covered (1-D views), and leave the others."""
-        values, *slots = [_in_vectors(tensor) for tensor in entries]
-        self.descend(values, _in_vectors(gradient), slots, self.num_steps[name].clone())
-        for entry, stepped in zip(entries, (values, *slots), strict=True):
-            new = stepped[: len(entry)]
-            # What did not change keeps its bits, -0.0 too.
-            entry.copy_(torch.where(covered & (new != entry), new, entry))
 
 
 class FedAvgM(Descent):
@@ -240,13 +229,6 @@ def make_server_optimizer(settings: ServerSettings, layout: Layout) -> ServerOpt
     """The optimizer that the settings describe, with fresh state for a model of that layout."""
     chosen = _OPTIMIZERS.get(settings.optimizer)
     return chosen(layout, **settings.numbers) if chosen else AddMean(layout)
-
-
-def _in_vectors(values: Tensor) -> Tensor:
-    """A copy of a 1-D tensor that fills whole vectors, with zeros after its end."""
-    filled = values.new_zeros(-(-len(values) // _VECTOR) * _VECTOR)
-    filled[: len(values)] = values
-    return filled
 
 
 def _filled(layout: Layout, value: float) -> Packed:

@@ -18,7 +18,7 @@ from raffm_mpi.server_optimizer import make_server_optimizer
 
 NAMES = ["fedavgm", "fedadagrad", "fedadam", "fedyogi"]
 PAIR = Layout({"w": parse("unit")}, {"w": (2,)}, {"unit": 2})
-# No tensor fills whole vectors, and the last has more entries than torch leaves to one thread.
+# No tensor fills whole vectors, and the last has more entries than torch leaves to one thread: its kernels must not show.
 LAYOUT = Layout(
     {
         "fc1": parse("ffn residual"),
