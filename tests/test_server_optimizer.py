@@ -6,6 +6,7 @@ Torch descends on the pseudo-gradient -D, so the m of its state has the other si
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ import torch
 from raffm_mpi.aggregation import ExactSum, apply_update
 from raffm_mpi.config import ServerSettings
 from raffm_mpi.elastic.labels import FULL, Layout, parse, union, within
+from raffm_mpi.elastic.packing import pack
+from raffm_mpi.federation.server import Server
 from raffm_mpi.server_optimizer import make_server_optimizer
 
 NAMES = ["fedavgm", "fedadagrad", "fedadam", "fedyogi"]
 PAIR = Layout({"w": parse("unit")}, {"w": (2,)}, {"unit": 2})
-# No tensor fills whole vectors, and the last has more entries than torch leaves to one thread: its kernels must not show.
+# Sizes at which torch's vectors and threads would show, if they did.
 LAYOUT = Layout(
     {
         "fc1": parse("ffn residual"),
@@ -185,6 +188,20 @@ def test_permuting_model_and_state_before_a_step_or_after_it_comes_to_the_same_b
     finally:
         torch.set_num_threads(1)
     assert same(*ends)
+
+
+def test_the_server_reorders_the_state_with_the_model():
+    order = {"ffn": torch.arange(36, -1, -1)}
+    optimizer, tensors = make(LAYOUT, "fedadam"), random_tensors(7, 1)
+    aggregate(tensors, LAYOUT, optimizer, [(FULL, random_tensors(0, 0.1))])
+    expected = [LAYOUT.take(values, order) for values in (tensors, *optimizer.slots)]
+    method = SimpleNamespace(order=lambda tensors: order)
+    server = SimpleNamespace(
+        experiment=SimpleNamespace(method=method), layout=LAYOUT, model=pack(LAYOUT, tensors), optimizer=optimizer
+    )
+    Server._reorder(server)
+    for wanted, values in zip(expected, (server.model.tensors, *optimizer.slots), strict=True):
+        assert same(bits(values), bits(wanted))
 
 
 @pytest.mark.parametrize("name", NAMES)
