@@ -58,7 +58,9 @@ def test_a_server_optimizer_has_defaults_of_its_own_which_are_written_out_and_re
     assert settings.server.numbers == numbers
     assert Settings.model_validate(yaml.safe_load(settings.to_yaml())) == settings
     if numbers:
-        given = load_settings(config(GOOD), [f"server.optimizer={optimizer}", "server.learning_rate=0.5"])
+        given = load_settings(
+            config(GOOD), [f"server.optimizer={optimizer}", "server.learning_rate=0.5", "server.tau=null"]
+        )
         assert given.server.numbers == {**numbers, "learning_rate": 0.5}
 
 

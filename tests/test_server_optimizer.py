@@ -17,7 +17,7 @@ from raffm_mpi.config import ServerSettings
 from raffm_mpi.elastic.labels import FULL, Layout, parse, union, within
 from raffm_mpi.elastic.packing import pack
 from raffm_mpi.federation.server import Server
-from raffm_mpi.server_optimizer import make_server_optimizer
+from raffm_mpi.server_optimizer import Mean, make_server_optimizer
 
 NAMES = ["fedavgm", "fedadagrad", "fedadam", "fedyogi"]
 PAIR = Layout({"w": parse("unit")}, {"w": (2,)}, {"unit": 2})
@@ -140,12 +140,12 @@ def test_what_no_client_held_keeps_its_value_and_state_bit_for_bit(name, seed):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_tensor_that_no_client_held_counts_no_step(name):
-    optimizer, tensors = make(LAYOUT, name), random_tensors(0, 1)
-    layout = Layout({"fc1": LAYOUT.labels["fc1"]}, {"fc1": (37, 5)}, LAYOUT.sizes)
-    for number in range(2):
-        aggregate(tensors, layout, optimizer, [(FULL, {"fc1": random_tensors(number, 0.1)["fc1"]})])
-    assert {tensor: int(steps) for tensor, steps in optimizer.num_steps.items() if steps} == {"fc1": 2}
+def test_only_a_round_in_which_a_client_held_some_of_a_tensor_counts_as_its_step(name):
+    optimizer = make(PAIR, name)
+    for held in ([0.0, 0.0], [0.0, 3.0], [0.0, 0.0]):
+        entries = [torch.ones(2), *(slot["w"] for slot in optimizer.slots)]
+        optimizer.step("w", entries, [Mean(slice(0, 2), torch.ones(2).double(), torch.tensor(held).double())])
+    assert optimizer.num_steps["w"] == 1
 
 
 @pytest.mark.parametrize("name", ["none", *NAMES])
