@@ -114,8 +114,8 @@ def outcome(folder: Path) -> tuple[float, ...]:
 
 def table(output: Path) -> Iterator[str]:
     for workload in ("cifar10", "sst2"):
-        yield f"\n{workload}\n"
-        yield "| method | full model | smallest sub-model | its size | MB | TFLOP | seeds |\n|---|---|---|---|---|---|---|"
+        columns = ("method", "full model", "smallest sub-model", "its size", "MB", "TFLOP", "seeds")
+        yield f"\n{workload}\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|"
         for name in rows(workload):
             folders = sorted((output / workload).glob(place(output, workload, name, 0).name[:-1] + "?"))
             found = [outcome(folder) for folder in folders if log_file(folder).exists()]

@@ -268,6 +268,53 @@ class TrainingSettings(Group):
         return self
 
 
+# What each server optimiser is set by, and its value where it is not given.
+_SERVER_DEFAULTS: dict[str, dict[str, float]] = {
+    "none": {},
+    "fedavgm": {"learning_rate": 1.0, "momentum": 0.9},
+    "fedadagrad": {"learning_rate": 0.01, "tau": 1e-3},
+    "fedadam": {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 1e-3},
+    "fedyogi": {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 1e-3},
+}
+
+
+class ServerSettings(Group):
+    """The server's step on the mean update: ``none`` adds it as it is; see :mod:`raffm_mpi.server_optimizer`.
+
+    What goes with the optimizer and is left out gets its default (``learning_rate`` 1 for fedavgm, 0.01 for the
+    adaptive ones); the rest stays null.
+    """
+
+    optimizer: Literal["none", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "none"
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
+    beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
+    tau: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        optimizer = values.get("optimizer", "none")
+        defaults = _SERVER_DEFAULTS.get(optimizer, {}) if isinstance(optimizer, str) else {}
+        return {**defaults, **{name: value for name, value in values.items() if value is not None}}
+
+    @model_validator(mode="after")
+    def _go_with_the_optimizer(self) -> ServerSettings:
+        for name in self.numbers:
+            if name not in _SERVER_DEFAULTS[self.optimizer]:
+                known = [optimizer for optimizer, defaults in _SERVER_DEFAULTS.items() if name in defaults]
+                raise ValueError(f"{name} goes with optimizer {', '.join(known)}, not {self.optimizer}")
+        return self
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What the optimizer is set by, by name."""
+        return self.model_dump(exclude={"optimizer"}, exclude_none=True)
+
+
 class ComputeSettings(Group):
     """What a client group computes with, and the server.
 
@@ -323,6 +370,7 @@ class Settings(Group):
     federation: FederationSettings = FederationSettings()
     method: Annotated[MethodSettings, Discriminator(_tag), BeforeValidator(_named)] = RaFFMSettings()
     training: TrainingSettings = TrainingSettings()
+    server: ServerSettings = ServerSettings()
     compute: ComputeSettings = ComputeSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     reliability: ReliabilitySettings = ReliabilitySettings()
@@ -333,6 +381,15 @@ class Settings(Group):
         if self.federation.num_clients is None and self.data.partition.kind != "by_column":
             raise ValueError(
                 "federation.num_clients is missing; only data.partition.kind by_column can infer it from the data"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _official_arithmetic_is_alone(self) -> Settings:
+        if self.federation.paper_faithful and self.server.optimizer != "none":
+            raise ValueError(
+                f"federation.paper_faithful goes with server.optimizer none, not {self.server.optimizer}: the official "
+                "arithmetic is no mean update that it could step on"
             )
         return self
 

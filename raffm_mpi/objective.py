@@ -110,7 +110,8 @@ class NestedObjective(Objective):
             taught = outputs.logits.detach()
             losses.append(outputs.loss.detach())
         losses += [self._backward_within(model, selection, batch, share, taught) for selection in self._step]
-        return losses[0]
+        first: Tensor = losses[0]
+        return first
 
     def _backward_within(
         self, model: nn.Module, selection: Selection, batch: Batch, share: float, taught: Tensor | None
@@ -130,7 +131,8 @@ class NestedObjective(Objective):
                 whole = parameters[name]
                 whole.grad = torch.zeros_like(whole) if whole.grad is None else whole.grad
                 self._layout.put_add({name: whole.grad}, selection, {name: parameter.grad})
-        return outputs.loss.detach()
+        own: Tensor = outputs.loss
+        return own.detach()
 
 
 def divergence(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:

@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "raffm_mpi"
 LAYERS = [
     {"seeds", "config", "log", "data", "__init__"},
     {"elastic"},
-    {"aggregation", "objective", "training", "model", "heads", "metrics", "evaluation"},
+    {"aggregation", "server_optimizer", "objective", "training", "model", "heads", "metrics", "evaluation"},
     {"methods"},
     {"api"},
     {"federation"},

@@ -28,6 +28,7 @@ from raffm_mpi.federation.state import RunState
 from raffm_mpi.federation.tally import Tally
 from raffm_mpi.federation.transport import Transport
 from raffm_mpi.metrics import WIDTHS
+from raffm_mpi.server_optimizer import make_server_optimizer
 
 
 class Server:
@@ -49,6 +50,9 @@ class Server:
         self.prefers_sharded = sharded  # whether the groups evaluate, between rounds
         parameters = {name: parameter.detach() for name, parameter in experiment.model.named_parameters()}
         self.model: Packed = pack(self.layout, state.start.tensors or parameters)
+        self.optimizer = make_server_optimizer(self.settings.server, self.layout)
+        if state.start.checkpoint:
+            self.optimizer.restore(state.start.optimizer)
         self.schedule.restore(state.start.schedule)
 
     @property
@@ -172,7 +176,7 @@ class Server:
         return received
 
     def _commit(self, round: Round, tally: Tally, clock: Clock, exchange_bytes: int) -> None:
-        """Apply the mean update, reorder, and write the round's rows."""
+        """Step on the mean update, reorder, and write the round's rows."""
         self.presence.doing(Phase.COMMITTING, round.plan.round)
         start = time.perf_counter()
         selections = [round.selections[position] for position in tally.trained]
@@ -181,7 +185,9 @@ class Server:
         if self.settings.federation.paper_faithful:
             apply_official(self.model.tensors, self.layout, tally.total, round.envelope, selections)
         else:
-            apply_update(self.model.tensors, self.layout, tally.total, round.envelope, selections, weights)
+            apply_update(
+                self.model.tensors, self.layout, tally.total, round.envelope, selections, weights, self.optimizer
+            )
         self._reorder(before)
         clock.commit_s = time.perf_counter() - start
         clock.round_s = time.perf_counter() - clock.start
@@ -205,12 +211,14 @@ class Server:
         if order:
             self.layout.check(order)
             self.model = pack(self.layout, self.layout.take(self.model.tensors, order))
+            self.optimizer.reorder(order)
 
     def _save(self, number: int) -> None:
         """Write the checkpoint after a round, unless it is there or there is nothing to save yet."""
         if self.state.saved_round < number:
             self.presence.doing(Phase.SAVING, number)
-            self.recorder.checkpoint(*self.state.save(number, self.model.tensors, self.schedule.state()))
+            saved = self.state.save(number, self.model.tensors, self.optimizer.state(), self.schedule.state())
+            self.recorder.checkpoint(*saved)
 
     def _stop_if_asked(self, num_done: int, and_more: str = "") -> None:
         """At a boundary: raise Stopped where the run shall stop, with what is committed saved."""

@@ -68,10 +68,10 @@ class Budgeted(Method):
 def equal_widths(layout: ModelLayout, axes: Sequence[str]) -> list[Selection]:
     """The path on which every dimension of the given axes keeps the same share of its size, at least one."""
     dimensions = [dimension for axis in axes for entry in axes_of(layout, axis, "method.axes") for dimension in entry]
-    path = []
+    path: list[Selection] = []
     for step in range(1, _STEPS + 1):
         sizes = {dimension: max(1, layout.sizes[dimension] * step // _STEPS) for dimension in dimensions}
-        selection = {dimension: size for dimension, size in sizes.items() if size < layout.sizes[dimension]}
+        selection: Selection = {dimension: size for dimension, size in sizes.items() if size < layout.sizes[dimension]}
         if not path or selection != path[-1]:
             path.append(selection)
     return path

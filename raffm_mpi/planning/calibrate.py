@@ -243,7 +243,8 @@ class _Bench:
         output = Path(self.experiment.settings.output).absolute()
         nearest = next(folder for folder in (output, *output.parents) if folder.is_dir())
         with tempfile.TemporaryDirectory(dir=nearest) as folder:
-            return _median_s(lambda: checkpoints.save(Path(folder), 0, self.model.tensors, {}, 1), 3)
+            parts = {checkpoints.MODEL: self.model.tensors}
+            return _median_s(lambda: checkpoints.save(Path(folder), 0, parts, {}, 1), 3)
 
 
 def _check_trained(reports: np.ndarray) -> None:

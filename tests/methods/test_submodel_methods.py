@@ -171,7 +171,8 @@ class Halves(Method):
     """Odd clients hold half of every FFN."""
 
     def selections(self, round, cohort):
-        half = {d: size // self.settings.options["divisor"] for d, size in self.layout.sizes.items() if d.startswith("ffn")}
+        divisor = self.settings.options["divisor"]
+        half = {d: size // divisor for d, size in self.layout.sizes.items() if d.startswith("ffn")}
         return [half if client % 2 else {} for client in cohort]
 '''
 
