@@ -24,12 +24,38 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
+class LoRASettings(Group):
+    """LoRA (Hu et al., 2021): clients train adapters and the task head, and the base stays as it is.
+
+    ``targets`` are the linear layers that have adapters, by full path or its end; left out, those of attention. With
+    ``ranks`` each client keeps one of them, drawn by the seed; without, all have ``rank``.
+    """
+
+    rank: PositiveInt = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: Annotated[list[str], Field(min_length=1)] | None = None
+    ranks: list[PositiveInt] = []
+    aggregation: Literal["mean", "hetlora", "flexlora", "stacking"] = "mean"
+
+    @model_validator(mode="after")
+    def _ranks_are_within_rank(self) -> LoRASettings:
+        above = [rank for rank in self.ranks if rank > self.rank]
+        if above:
+            raise ValueError(f"ranks has {above[0]}, which is more than rank {self.rank}")
+        return self
+
+
 class ModelSettings(Group):
-    """Which transformer: pretrained by ``name`` (hub name or folder), or from scratch by ``family`` and ``config``."""
+    """Which transformer: pretrained by ``name`` (hub name or folder), or from scratch by ``family`` and ``config``.
+
+    With ``lora`` it gets adapters, and they are what clients train.
+    """
 
     name: str | None = None
     family: str | None = None
     config: dict[str, Any] = {}
+    lora: LoRASettings | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSettings:
@@ -248,6 +274,13 @@ class Settings(Group):
     evaluation: EvaluationSettings = EvaluationSettings()
     reliability: ReliabilitySettings = ReliabilitySettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _official_arithmetic_is_a_mean(self) -> Settings:
+        lora = self.model.lora
+        if self.federation.paper_faithful and lora is not None and lora.aggregation != "mean":
+            raise ValueError(f"federation.paper_faithful goes with model.lora.aggregation mean, not {lora.aggregation}")
+        return self
 
     @model_validator(mode="after")
     def _num_clients_known(self) -> Settings:

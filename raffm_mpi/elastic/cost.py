@@ -23,7 +23,10 @@ class Lengths(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one sub-model: FLOPs of one example, bytes of one transfer."""
+    """The cost of one sub-model: FLOPs of one example, bytes of one transfer.
+
+    ``parameters`` are those that are trained, and travel: of a model with adapters not the frozen base.
+    """
 
     parameters: int
     forward_flops: int
@@ -47,7 +50,8 @@ def cost(
     A decoder that stands beside an encoder sees ``num_targets`` tokens, or as many as the encoder if left out.
 
     A multiplication and an addition are two FLOPs; what is not a matrix product is not counted, as in torch's
-    ``FlopCounterMode``. Training is the forward pass and two such passes backward, one for what reads the input itself.
+    ``FlopCounterMode``. Training is the forward pass and two such passes backward, one for what reads the input itself;
+    a frozen matrix has no gradient of its own, which is one pass less.
     """
     shapes = {name: layout.shape(name, selection) for name in layout.labels}
     positions = _positions(layout, num_tokens, num_targets)
@@ -55,17 +59,17 @@ def cost(
     for name, place in layout.matmuls:
         flops = 2 * positions[place] * math.prod(shapes[name])
         forward += flops
-        training += (2 if place == "patches" else 3) * flops
+        training += ((2 if place == "patches" else 3) - (name in layout.frozen)) * flops
     for dimensions, (first, second) in layout.products:
         pairs = positions[first] * positions[second]
         flops = 2 * pairs * math.prod(layout.size(d, selection) for d in dimensions)
         forward += flops
         training += 3 * flops
-    return Cost(count_parameters(layout, selection), round(forward), round(training))
+    return Cost(count_parameters(layout.part(layout.trained), selection), round(forward), round(training))
 
 
 def count_parameters(layout: ModelLayout, selection: Selection = FULL) -> int:
-    """The number of parameters of a sub-model; tied ones count once."""
+    """The number of parameters of a sub-model, trained or frozen; tied ones count once."""
     return sum(math.prod(layout.shape(name, selection)) for name in layout.labels)
 
 
@@ -99,7 +103,8 @@ def peak_training_bytes(
         activations += positions[place] * outputs * (1 + kept.ffn * is_hidden)
         if label[1:2] not in normed:
             activations += positions[place] * math.prod(inputs)
-    values = count_parameters(sub) * (2 + OPTIMIZER_STATE[optimizer]) + batch_size * activations
+    trained = count_parameters(sub.part(sub.trained))
+    values = count_parameters(sub) + trained * (1 + OPTIMIZER_STATE[optimizer]) + batch_size * activations
     return round(FLOAT32_BYTES * values)
 
 

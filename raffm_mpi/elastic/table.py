@@ -67,6 +67,12 @@ class ModelLayout(Layout):
     transposed: frozenset[str]  # the weights whose last axis is that of the outputs
     products: tuple[Product, ...]  # the dimensions of each attention product, and the two places it pairs
     lengths: Mapping[str, int]  # positions of the places that the model itself knows
+    frozen: frozenset[str] = frozenset()  # the parameters that no client trains: the base of adapters
+
+    @property
+    def trained(self) -> list[str]:
+        """The parameters that clients train."""
+        return [name for name in self.labels if name not in self.frozen]
 
     def axes_of(self, setting: str) -> list[tuple[str, ...]]:
         """The dimensions of one entry of an elastic space, one tuple a layer: ``[("key[0]", "value[0]"), …]``."""

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from raffm_mpi.aggregation import apply_official, apply_update
+from raffm_mpi.aggregators import Gathered
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.packing import Packed, pack
-from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.evaluation import evaluate
 from raffm_mpi.federation.client_group import ClientGroup
 from raffm_mpi.federation.experiment import Experiment, during
@@ -30,7 +29,7 @@ from raffm_mpi.metrics import WIDTHS
 
 
 class Server:
-    """Owns the global model; everything it tells the groups is a :class:`Plan` and an envelope of tensors."""
+    """Owns what travels of the global model; all it tells the groups is a :class:`Plan` and an envelope of tensors."""
 
     def __init__(
         self, experiment: Experiment, transport: Transport, recorder: Recorder, state: RunState, sharded: bool
@@ -41,13 +40,13 @@ class Server:
         self.presence = transport.presence
         self.recorder = recorder
         self.state = state
-        self.layout = experiment.layout
-        self.shell = Shell(experiment.model, experiment.device.device)
+        self.layout = experiment.aggregator.sent
         self.group: ClientGroup | None = None  # where the server is alone
         self.schedule = Schedule(len(transport.hosts))
         self.prefers_sharded = sharded  # whether the groups evaluate, between rounds
         parameters = {name: parameter.detach() for name, parameter in experiment.model.named_parameters()}
-        self.model: Packed = pack(self.layout, state.start.tensors or parameters)
+        own = {name: parameters[name] for name in self.layout.labels}
+        self.model: Packed = pack(self.layout, state.start.tensors or own)
         self.schedule.restore(state.start.schedule)
 
     @property
@@ -171,15 +170,17 @@ class Server:
         return received
 
     def _commit(self, round: Round, tally: Tally, clock: Clock, exchange_bytes: int) -> None:
-        """Apply the mean update, reorder, and write the round's rows."""
+        """Aggregate, reorder, and write the round's rows."""
         self.presence.doing(Phase.COMMITTING, round.plan.round)
         start = time.perf_counter()
-        selections = [round.selections[position] for position in tally.trained]
-        weights = [round.weights[position] for position in tally.trained]
-        if self.settings.federation.paper_faithful:
-            apply_official(self.model.tensors, self.layout, tally.total, round.envelope, selections)
-        else:
-            apply_update(self.model.tensors, self.layout, tally.total, round.envelope, selections, weights)
+        gathered = Gathered(
+            round.plan.round,
+            round.envelope,
+            [round.selections[position] for position in tally.trained],
+            [round.weights[position] for position in tally.trained],
+            [int(weight) for weight in tally.reports["weight"][tally.trained]],
+        )
+        self.experiment.aggregator.apply(self.model.tensors, tally.total, gathered)
         self._reorder()
         clock.commit_s = time.perf_counter() - start
         clock.round_s = time.perf_counter() - clock.start
@@ -194,8 +195,11 @@ class Server:
             self.schedule.correct(group, float(round.flops[mine].sum()), train_s, int(mine.sum()), overhead_s)
 
     def _reorder(self) -> None:
-        """Let the method put the salient entries first; the global model stays the same function."""
-        order = self.experiment.method.order(self.model.tensors)
+        """Let the method put the salient entries first; the global model stays the same function.
+
+        A frozen base was put in order before the first round, on every rank.
+        """
+        order = {} if self.experiment.layout.frozen else self.experiment.method.order(self.model.tensors)
         if order:
             self.layout.check(order)
             self.model = pack(self.layout, self.layout.take(self.model.tensors, order))
@@ -231,7 +235,7 @@ class Server:
         if not final and (number + 1) % settings.every:
             return
         roles = [role for role in SPLITS if getattr(examples, role) is not None]
-        ladder = self.experiment.method.ladder()
+        ladder = self.experiment.ladder()
         all_rungs = settings.submodels == "always" or (final and settings.submodels == "last")
         rows = []
         for role in roles if final else roles[:1]:
@@ -258,10 +262,7 @@ class Server:
             predictions = np.zeros((len(split), WIDTHS[task]))
             self.transport.merge(predictions.reshape(-1))
             return predictions
-        tensors = self.layout.take(self.model.tensors, selection)
-        model = self.shell.fill(
-            self.layout.restrict(selection), {n: t.contiguous().to(device.device) for n, t in tensors.items()}
-        )
+        model = self.experiment.elastic.fill(selection, self.layout.take(self.model.tensors, selection))
         size = self.settings.evaluation.batch_size
         batches = itertools.takewhile(lambda _: not self.presence.stopping, range(-(-len(split) // size)))
         return evaluate(model, split, task, device, size, batches, self.presence.step)
