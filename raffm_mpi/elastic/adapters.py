@@ -62,6 +62,7 @@ def adapted_layout(model: Any) -> ModelLayout:
     bare = model.get_base_model()
     layout = layout_of(structure(type(bare), bare.config))
     names = {f"{path}.{at}".lstrip("."): name for name, places in layout.slots.items() for path, at in places}
+    multiplied = dict(layout.matmuls)  # where a tied weight is, too
     rows = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         own = name.removeprefix(_PREFIX)
@@ -73,7 +74,7 @@ def adapted_layout(model: Any) -> ModelLayout:
             raise ValueError(f"adapter parameter '{name}' has no row; known is LoRA on linear layers")
         if factor:
             label = _factor_label(label, factor, transposed=weight in layout.transposed)
-        rows[name] = f"{_write(label)} @ {layout.places[weight]}"
+        rows[name] = f"{_write(label)} @ {multiplied.get(weight, layout.places[weight])}"
     inner = f"{bare.base_model_prefix}." if bare.base_model is bare else ""
     numbers = {
         " | ".join(_PREFIX + pattern.removeprefix(inner) for pattern in patterns.split(" | ")): sizes

@@ -1,4 +1,4 @@
-"""What a base that stays frozen needs before the first round: it is put in order once, and is the same on every rank."""
+"""What a frozen base needs before the first round: it is put in order once, and is the same on every rank."""
 
 from __future__ import annotations
 
