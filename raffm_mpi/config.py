@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
@@ -381,6 +382,8 @@ def _suggestion(place: list[Any]) -> str:
             group = next(member for member in get_args(group) if member.model_fields["name"].default == part)
         else:
             group = group.model_fields[part].annotation
+            given = [member for member in get_args(group) if member is not NoneType]
+            group = given[0] if len(given) == 1 else group  # one that may be left out
     allowed = list(group.model_fields)
     near = difflib.get_close_matches(str(place[-1]), allowed, n=1)
     return (f", did you mean '{near[0]}'?" if near else ";") + f" allowed: {', '.join(allowed)}"

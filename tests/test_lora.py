@@ -364,6 +364,7 @@ def test_a_node_with_other_frozen_weights_is_named():
 MISTAKES = {
     "ranks above rank": ({"rank": 4, "ranks": [2, 8]}, {}, "model.lora: ranks has 8, which is more than rank 4"),
     "unknown aggregation": ({"aggregation": "sum"}, {}, "model.lora.aggregation: 'sum' is not allowed"),
+    "unknown key": ({"rnak": 4}, {}, "model.lora.rnak: unknown key, did you mean 'rank'?"),
     "rank zero": ({"ranks": [0]}, {}, "model.lora.ranks.0: 0 is not allowed"),
     "no targets": ({"targets": []}, {}, "model.lora.targets: [] is not allowed"),
     "official arithmetic": (

@@ -150,6 +150,7 @@ class ClientGroup:
                 micro_batches=micro_batches,
                 after_step=self.presence.step,
             )
+            contribution = aggregator.contribution(slices, trained)
         except TrainingFault as fault:
             return _NOTHING, 0, str(fault)
         except (RuntimeError, MemoryError) as error:
@@ -157,7 +158,6 @@ class ClientGroup:
                 raise
             self.device.empty_cache()
             return _NOTHING, 0, _OUT_OF_MEMORY
-        contribution = aggregator.contribution(slices, trained)
         problem = flaw(contribution)
         if problem is not None:
             return result, 0, problem

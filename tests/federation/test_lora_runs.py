@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -144,9 +143,9 @@ def test_adapters_and_the_head_alone_are_in_the_byte_counts(mpirun, configs, alo
 @pytest.mark.parametrize("way", WAYS)
 def test_clients_of_several_ranks_send_and_receive_their_own(configs, alone, way):
     run = open_run(configs / f"vit-{way}-1")
-    sizes = run.submodels.set_index("submodel")
-    dimension = next(name for name in run.dimensions if name.startswith("rank["))
-    ranks = np.array([sizes.loc[n, "sizes"][run.dimensions.index(dimension)] for n in run.clients["submodel"]])
+    column = next(name for name in run.submodels.columns if name.startswith("rank["))
+    rank_of = run.submodels.set_index("submodel")[column]
+    ranks = rank_of.loc[run.clients["submodel"]].to_numpy().astype(int)
     assert set(ranks) == {2, 4, 8}
     own = 4 * (2 * 4 * ranks * 48 + 250)
     assert run.clients["bytes_up"].tolist() == own.tolist()
@@ -155,7 +154,7 @@ def test_clients_of_several_ranks_send_and_receive_their_own(configs, alone, way
         down = own[mine] if way != "stacking" else [4 * (2 * 4 * ranks[mine].sum() * 48 + 250)] * 6
         assert run.clients["bytes_down"][mine].tolist() == list(down)
     assert sorted(run.evaluation["submodel"].unique())[:2] == [0, 1]  # the full rank and the smallest
-    assert sizes.loc[1, "sizes"][run.dimensions.index(dimension)] == 2
+    assert rank_of.loc[[0, 1]].tolist() == [8, 2]
 
 
 def test_clients_of_raffm_train_narrow_slices_of_a_frozen_base(configs, alone):
