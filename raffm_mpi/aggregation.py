@@ -10,7 +10,7 @@ associative: whichever rank trained the client and in whatever order, the sum ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,6 +60,12 @@ class ExactSum:
         """The same sum in the memory of the host, pinned if it comes from a GPU."""
         return replace(self, packed=moved(self.layout, self.packed, "cpu", pinned=True))
 
+    def part(self, names: Collection[str]) -> ExactSum:
+        """The sum of some of the tensors, in the same memory."""
+        layout = self.layout.part(names)
+        tensors = {name: self.packed.tensors[name] for name in layout.labels}
+        return replace(self, layout=layout, packed=Packed(self.packed.buffer, tensors))
+
     def add(self, selection: Selection, update: Mapping[str, Tensor], weight: int) -> None:
         """Add ``weight`` times a client's update; ``selection`` is within the envelope, ``flaw(update)`` is None."""
         scale = weight * 2.0**self.fraction_bits
@@ -108,6 +114,18 @@ def _means(sums: Tensor, held: Tensor, unit: float) -> Iterator[Mean]:
     for rows in _blocks(sums):
         here = rows if len(held) > 1 else slice(None)
         yield Mean(rows, sums[rows] / divisor[here], held[here])
+
+
+def mean_where_held(
+    total: ExactSum, name: str, selections: Sequence[Selection], weights: Sequence[int], otherwise: Tensor
+) -> Tensor:
+    """The mean of the values in a total, float64; ``otherwise`` where nobody holds an entry.
+
+    ``selections`` are within the envelope, ``weights`` those that the values were added by.
+    """
+    held = coverage(total.layout, name, selections, weights, otherwise)
+    mean = total.packed.tensors[name].double() / (held.clamp(min=1) * 2.0**total.fraction_bits)
+    return torch.where(held > 0, mean, otherwise.double())
 
 
 def _to_grid(values: Tensor, scale: float) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
@@ -25,12 +26,38 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
+class LoRASettings(Group):
+    """LoRA (Hu et al., 2021): clients train adapters and the task head, and the base stays as it is.
+
+    ``targets`` are the linear layers that have adapters, by full path or its end; left out, those of attention. With
+    ``ranks`` each client keeps one of them, drawn by the seed; without, all have ``rank``.
+    """
+
+    rank: PositiveInt = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: Annotated[list[str], Field(min_length=1)] | None = None
+    ranks: list[PositiveInt] = []
+    aggregation: Literal["mean", "hetlora", "flexlora", "stacking"] = "mean"
+
+    @model_validator(mode="after")
+    def _ranks_are_within_rank(self) -> LoRASettings:
+        above = [rank for rank in self.ranks if rank > self.rank]
+        if above:
+            raise ValueError(f"ranks has {above[0]}, which is more than rank {self.rank}")
+        return self
+
+
 class ModelSettings(Group):
-    """Which transformer: pretrained by ``name`` (hub name or folder), or from scratch by ``family`` and ``config``."""
+    """Which transformer: pretrained by ``name`` (hub name or folder), or from scratch by ``family`` and ``config``.
+
+    With ``lora`` it gets adapters, and they are what clients train.
+    """
 
     name: str | None = None
     family: str | None = None
     config: dict[str, Any] = {}
+    lora: LoRASettings | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSettings:
@@ -377,6 +404,13 @@ class Settings(Group):
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
+    def _official_arithmetic_is_a_mean(self) -> Settings:
+        lora = self.model.lora
+        if self.federation.paper_faithful and lora is not None and lora.aggregation != "mean":
+            raise ValueError(f"federation.paper_faithful goes with model.lora.aggregation mean, not {lora.aggregation}")
+        return self
+
+    @model_validator(mode="after")
     def _num_clients_known(self) -> Settings:
         if self.federation.num_clients is None and self.data.partition.kind != "by_column":
             raise ValueError(
@@ -391,6 +425,13 @@ class Settings(Group):
                 f"federation.paper_faithful goes with server.optimizer none, not {self.server.optimizer}: the official "
                 "arithmetic is no mean update that it could step on"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizers_step_on_a_mean(self) -> Settings:
+        lora = self.model.lora
+        if lora is not None and lora.aggregation != "mean" and self.server.optimizer != "none":
+            raise ValueError(f"server.optimizer goes with model.lora.aggregation mean, not {lora.aggregation}")
         return self
 
     def to_yaml(self) -> str:
@@ -480,7 +521,12 @@ def _suggestion(place: list[Any]) -> str:
     """The allowed keys beside an unknown one, nearest first; ``place`` is pydantic's, a method's name in it."""
     group: Any = Settings
     for part in place[:-1]:
-        group = METHODS[part] if part in METHODS else group.model_fields[part].annotation
+        if part in METHODS:
+            group = METHODS[part]
+            continue
+        group = group.model_fields[part].annotation
+        given = [member for member in get_args(group) if member is not NoneType]
+        group = given[0] if len(given) == 1 else group  # one that may be left out
     allowed = list(group.model_fields)
     near = difflib.get_close_matches(str(place[-1]), allowed, n=1)
     return (f", did you mean '{near[0]}'?" if near else ";") + f" allowed: {', '.join(allowed)}"

@@ -71,7 +71,7 @@ class Objective:
             return
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
-                if self._proximal:
+                if self._proximal and name in self._received:
                     parameter.grad.add_(parameter.detach() - self._received[name], alpha=self._proximal)
                 if name in self._kept:
                     parameter.grad.mul_(self._kept[name])

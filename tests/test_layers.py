@@ -15,7 +15,7 @@ LAYERS = [
     {"seeds", "config", "log", "data", "__init__"},
     {"elastic"},
     {"aggregation", "server_optimizer", "objective", "training", "model", "heads", "metrics", "evaluation"},
-    {"methods"},
+    {"methods", "aggregators"},
     {"api"},
     {"federation"},
     {"launch", "doctor", "planning"},

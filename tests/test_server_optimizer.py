@@ -195,9 +195,12 @@ def test_the_server_reorders_the_state_with_the_model():
     optimizer, tensors = make(LAYOUT, "fedadam"), random_tensors(7, 1)
     aggregate(tensors, LAYOUT, optimizer, [(FULL, random_tensors(0, 0.1))])
     expected = [LAYOUT.take(values, order) for values in (tensors, *optimizer.slots)]
-    method = SimpleNamespace(order=lambda tensors: order)
+    method = SimpleNamespace(order=lambda tensors, update: order)
     server = SimpleNamespace(
-        experiment=SimpleNamespace(method=method), layout=LAYOUT, model=pack(LAYOUT, tensors), optimizer=optimizer
+        experiment=SimpleNamespace(method=method, layout=SimpleNamespace(frozen=())),
+        layout=LAYOUT,
+        model=pack(LAYOUT, tensors),
+        optimizer=optimizer,
     )
     Server._reorder(server)
     for wanted, values in zip(expected, (server.model.tensors, *optimizer.slots), strict=True):

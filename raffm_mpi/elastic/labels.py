@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import EllipsisType
 from typing import TypeAlias, TypeVar
@@ -127,6 +127,14 @@ class Layout:
             shapes={name: self.shape(name, selection) for name in held},
             sizes={dimension: self.size(dimension, selection) for dimension in self.sizes},
             parts={dimension: self.size(dimension, selection) for dimension in self.parts},
+        )
+
+    def part(self: L, names: Collection[str]) -> L:
+        """The layout of some of the tensors, in this layout's order; every dimension keeps its size."""
+        return replace(
+            self,
+            labels={name: label for name, label in self.labels.items() if name in names},
+            shapes={name: shape for name, shape in self.shapes.items() if name in names},
         )
 
     def take(self, tensors: Mapping[str, Tensor], selection: Selection) -> Tensors:

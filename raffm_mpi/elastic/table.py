@@ -67,7 +67,13 @@ class ModelLayout(Layout):
     transposed: frozenset[str]  # the weights whose last axis is that of the outputs
     products: tuple[Product, ...]  # the dimensions of each attention product, and the two places it pairs
     lengths: Mapping[str, int]  # positions of the places that the model itself knows
-    stack: str  # the module that lists the layers, where there is one such list; else empty
+    stack: str = ""  # the module that lists the layers, where there is one such list; else empty
+    frozen: frozenset[str] = frozenset()  # the parameters that no client trains: the base of adapters
+
+    @property
+    def trained(self) -> list[str]:
+        """The parameters that clients train."""
+        return [name for name in self.labels if name not in self.frozen]
 
     def restrict(self, selection: Selection) -> ModelLayout:
         """The layout of the sub-model that a selection keeps."""
