@@ -239,6 +239,12 @@ class FIARSESettings(BudgetSettings):
     name: Literal["fiarse"] = "fiarse"
 
 
+class PriSMSettings(BudgetSettings):
+    """PriSM (Niu et al., 2023): principal components of every linear layer of the layers."""
+
+    name: Literal["prism"] = "prism"
+
+
 class CustomSettings(Group):
     """A method of the user's own: ``name`` is ``path/to/file.py:ClassName``, ``options`` are the class's."""
 
@@ -266,6 +272,7 @@ MethodSettings: TypeAlias = (
     | Annotated[FjORDSettings, Tag("fjord")]
     | Annotated[DepthFLSettings, Tag("depthfl")]
     | Annotated[FIARSESettings, Tag("fiarse")]
+    | Annotated[PriSMSettings, Tag("prism")]
     | Annotated[CustomSettings, Tag(_CUSTOM)]
 )
 METHODS: dict[str, type[Group]] = {tag.tag: own for own, tag in (get_args(one) for one in get_args(MethodSettings))}
@@ -425,6 +432,14 @@ class Settings(Group):
                 f"federation.paper_faithful goes with server.optimizer none, not {self.server.optimizer}: the official "
                 "arithmetic is no mean update that it could step on"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _prism_writes_the_model_itself(self) -> Settings:
+        others = {"model.lora": self.model.lora is not None, "server.optimizer": self.server.optimizer != "none"}
+        found = [name for name, is_there in others.items() if is_there]
+        if isinstance(self.method, PriSMSettings) and found:
+            raise ValueError(f"method prism factorises the model anew in each round, which {found[0]} cannot follow")
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from raffm_mpi.config import DataSettings, LoRASettings, ModelSettings, Task
 from raffm_mpi.data import DataInfo, ImageInput, TextInput
 from raffm_mpi.elastic.adapters import heads_of, is_adapted, targets_of
+from raffm_mpi.elastic.factors import is_factored, multiplied_out
 from raffm_mpi.elastic.families import family_of, layout_of
 from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.elastic.table import ModelLayout
@@ -170,7 +171,8 @@ def save_model(
     """Write the full model in the hub's format (config.json, model.safetensors).
 
     Of a model with adapters these and the task head are written, as ``peft`` does, with the config: they go with the
-    base that the run began with. Where that was changed, the new base and the head are written, without adapters.
+    base that the run began with. Where that was changed, the new base and the head are written, without adapters. A
+    factorised model is multiplied out.
     """
     model: Any = shell.fill(layout, tensors)
     if is_adapted(model) and keeps_base:
@@ -179,6 +181,8 @@ def save_model(
         return
     if is_adapted(model):
         model = copy.deepcopy(model).unload()
+    if is_factored(model):
+        model = multiplied_out(model)
     model.save_pretrained(folder)
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from raffm_mpi.elastic.factors import factored_layout, is_factored
 from raffm_mpi.elastic.families import layout_of
-from raffm_mpi.elastic.labels import Axis, Label, Layout, base
+from raffm_mpi.elastic.labels import Axis, Label, Layout, base, write
 from raffm_mpi.elastic.submodel import structure
 from raffm_mpi.elastic.table import ModelLayout, bind
 
@@ -50,7 +51,9 @@ def is_adapted(model: nn.Module) -> bool:
 
 
 def whole_layout(model: nn.Module) -> ModelLayout:
-    """The layout of a transformers model, with adapters or without; ValueError as :func:`bind`."""
+    """The layout of a transformers model, with adapters, factorised or plain; ValueError as :func:`bind`."""
+    if is_factored(model):
+        return factored_layout(model)
     return adapted_layout(model) if is_adapted(model) else layout_of(model)
 
 
@@ -74,7 +77,7 @@ def adapted_layout(model: Any) -> ModelLayout:
             raise ValueError(f"adapter parameter '{name}' has no row; known is LoRA on linear layers")
         if factor:
             label = _factor_label(label, factor, transposed=weight in layout.transposed)
-        rows[name] = f"{_write(label)} @ {multiplied.get(weight, layout.places[weight])}"
+        rows[name] = f"{write(label)} @ {multiplied.get(weight, layout.places[weight])}"
     inner = f"{bare.base_model_prefix}." if bare.base_model is bare else ""
     numbers = {
         " | ".join(_PREFIX + pattern.removeprefix(inner) for pattern in patterns.split(" | ")): sizes
@@ -150,8 +153,3 @@ def _factor_label(label: Label, factor: re.Match[str], *, transposed: bool) -> L
     outputs, inputs = reversed(label) if transposed else label
     rank: Axis = (f"{RANK}[{factor['path']}.{factor['adapter']}]",)
     return (rank, inputs) if factor["factor"] == "A" else (outputs, rank)
-
-
-def _write(label: Label) -> str:
-    """The expression of a label: the inverse of ``parse``."""
-    return " ".join("." if not axis else f"({' '.join(axis)})" for axis in label)

@@ -57,6 +57,11 @@ def parse(expression: str) -> Label:
     return tuple(() if factors == [FIXED] else tuple(factors) for factors in axes)
 
 
+def write(label: Label) -> str:
+    """The expression of a label: the inverse of :func:`parse`."""
+    return " ".join(FIXED if not axis else f"({' '.join(axis)})" for axis in label)
+
+
 def base(dimension: str) -> str:
     """A dimension without its layer: ``"ffn"`` of ``"ffn[3]"``."""
     return dimension.partition("[")[0]

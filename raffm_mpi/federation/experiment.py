@@ -27,7 +27,7 @@ from raffm_mpi.federation.frozen import check_alike, put_in_order
 from raffm_mpi.federation.interruptions import Interruption
 from raffm_mpi.federation.probe import RIGHT, echo
 from raffm_mpi.federation.transport import Transport
-from raffm_mpi.methods import Method, check_method, make_method
+from raffm_mpi.methods import Method, check_method, make_method, prepare_model
 from raffm_mpi.methods.ranks import Ranks
 from raffm_mpi.metrics import metrics_of
 from raffm_mpi.model import inputs_of, load_config, load_model, sha256, structure
@@ -176,8 +176,13 @@ def look(settings: Settings) -> Look:
         raise ValueError(f"method.distillation: task {info.task} has no classes to distil; allowed with {allowed}")
     config = load_config(settings.model, info)
     inputs = inputs_of(settings.model, settings.data, config, info.task)
-    check_method(settings.method, whole_layout(structure(settings.model, config, info.task)))
+    check_method(settings.method, outlined(settings, config, info))
     return Look(info, config, inputs)
+
+
+def outlined(settings: Settings, config: Any, info: data.DataInfo) -> ModelLayout:
+    """The layout of the model that clients train, from its structure alone; ValueError as :func:`look`."""
+    return whole_layout(prepare_model(settings.method, structure(settings.model, config, info.task)))
 
 
 @contextmanager
@@ -264,9 +269,11 @@ def _build(settings: Settings, device: Device, info: data.DataInfo, folder: Path
     examples, config = data.open_data(folder), load_config(settings.model, info)
     partition = deal(settings, info, examples)
     model = load_model(settings.model, config, info.task, settings.seed, examples.pad_token_id)
+    model = prepare_model(settings.method, model)
     layout = whole_layout(model)
     lengths = lengths_of(examples.train)
     method = make_method(settings.method, layout, settings.seed, partial(cost, layout, **lengths))
+    method.begin({name: parameter.detach() for name, parameter in model.named_parameters()})
     order = put_in_order(model, layout, method) if layout.frozen else {}
     return Experiment(settings, info, partition, layout, method, lengths, examples, model, device, order)
 

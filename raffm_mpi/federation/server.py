@@ -187,6 +187,7 @@ class Server:
             [int(weight) for weight in tally.reports["weight"][tally.trained]],
         )
         self.experiment.aggregator.apply(self.model.tensors, tally.total, gathered, self.optimizer)
+        self.experiment.method.rewrite(self.model.tensors)
         self._reorder(before)
         clock.commit_s = time.perf_counter() - start
         clock.round_s = time.perf_counter() - clock.start

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from raffm_mpi import config
 from raffm_mpi.config import CustomSettings, MethodSettings
 from raffm_mpi.elastic.table import ModelLayout
@@ -13,9 +15,10 @@ from raffm_mpi.methods.fedrolex import FedRolex
 from raffm_mpi.methods.fiarse import FIARSE
 from raffm_mpi.methods.fjord import FjORD
 from raffm_mpi.methods.heterofl import HeteroFL
+from raffm_mpi.methods.prism import PriSM
 from raffm_mpi.methods.raffm import RaFFM
 
-__all__ = ["METHODS", "Method", "check_method", "make_method"]
+__all__ = ["METHODS", "Method", "check_method", "make_method", "prepare_model"]
 
 METHODS: dict[type[config.Group], type[Method]] = {
     config.FedAvgSettings: FedAvg,
@@ -25,12 +28,18 @@ METHODS: dict[type[config.Group], type[Method]] = {
     config.FjORDSettings: FjORD,
     config.DepthFLSettings: DepthFL,
     config.FIARSESettings: FIARSE,
+    config.PriSMSettings: PriSM,
 }
 
 
 def check_method(settings: MethodSettings, layout: ModelLayout) -> None:
     """Raise ValueError for settings that the model contradicts: all that its structure alone can tell."""
     _class_of(settings).check(settings, layout)
+
+
+def prepare_model(settings: MethodSettings, model: nn.Module) -> nn.Module:
+    """The model that the method trains, made of a transformers model, in place; ValueError if it cannot be."""
+    return _class_of(settings).prepare(model)
 
 
 def make_method(settings: MethodSettings, layout: ModelLayout, seed: int, price: Price) -> Method:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from raffm_mpi.elastic.cost import Cost
 from raffm_mpi.elastic.labels import FULL, Selection
@@ -35,6 +35,19 @@ class Method(ABC):
     def check(cls, settings: Any, layout: ModelLayout) -> None:
         """Raise ValueError for settings that a model contradicts: all that its structure alone can tell."""
         del settings, layout  # most have nothing to check
+
+    @classmethod
+    def prepare(cls, model: nn.Module) -> nn.Module:
+        """The model that the method trains, made of a transformers model (on torch's meta device, too), in place."""
+        return model
+
+    def begin(self, tensors: Mapping[str, Tensor]) -> None:
+        """Look at the model that the run begins with, which every rank has; a plan has none to look at."""
+        del tensors
+
+    def rewrite(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write the global model in another way after a round, in place: the same function, up to rounding."""
+        del tensors
 
     def order(self, tensors: Mapping[str, Tensor], update: Mapping[str, Tensor] | None = None) -> Selection:
         """The permutation to apply to the global model before the next round; empty for none.

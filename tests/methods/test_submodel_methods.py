@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import numpy as np
@@ -13,10 +14,12 @@ from transformers import ViTForImageClassification as ViT
 from raffm_mpi.aggregation import ExactSum, apply_update
 from raffm_mpi.config import METHODS as SETTINGS
 from raffm_mpi.config import CustomSettings, RaFFMSettings
+from raffm_mpi.elastic.adapters import whole_layout
 from raffm_mpi.elastic.cost import cost
+from raffm_mpi.elastic.factors import factor_pairs
 from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import DENSITY, DEPTH, FULL, union, within
-from raffm_mpi.methods import METHODS, check_method, make_method
+from raffm_mpi.methods import METHODS, check_method, make_method, prepare_model
 from raffm_mpi.methods.fedrolex import window
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "num_labels": 3}
@@ -35,7 +38,7 @@ def models():
 @pytest.fixture(scope="module")
 def make(models):
     def build(name, family="vit", seed=0, **settings):
-        layout = layout_of(models[family])
+        layout = whole_layout(prepare_model(SETTINGS[name](**settings), copy.deepcopy(models[family])))
         lengths = {"num_tokens": 9.0} if family == "bert" else {}
         return make_method(SETTINGS[name](**settings), layout, seed, partial(cost, layout, **lengths))
 
@@ -147,12 +150,39 @@ def test_first_order_salience_is_weight_times_update(make, models):
     assert method.order(tensors)["ffn[1]"].tolist() == make("raffm").order(tensors)["ffn[1]"].tolist()
 
 
+def test_prism_draws_principal_components_more_often(make, models):
+    method = make("prism", budgets=[0.5])
+    model = prepare_model(SETTINGS["prism"](), copy.deepcopy(models["vit"]))
+    method.begin({name: parameter.detach() for name, parameter in model.named_parameters()})
+    rank = next(dimension for dimension in method.layout.sizes if dimension.startswith("rank["))
+    held = np.zeros(method.layout.sizes[rank])
+    for round in range(200):
+        (selection,) = method.selections(round, [0])
+        held[selection[rank].numpy()] += 1
+    third = len(held) // 3
+    assert held[:third].mean() > 1.3 * held[-third:].mean()
+    assert held.min() > 0
+
+
+def test_prism_decomposes_what_was_aggregated_again(make, models):
+    method = make("prism", budgets=[0.5])
+    tensors = {name: torch.randn(shape) for name, shape in method.layout.shapes.items()}
+    up, down, _ = factor_pairs(method.layout)[0]
+    product = tensors[up] @ tensors[down]
+    method.rewrite(tensors)
+    torch.testing.assert_close(tensors[up] @ tensors[down], product, atol=1e-4, rtol=1e-4)
+    gram = tensors[up].T @ tensors[up]
+    torch.testing.assert_close(gram, torch.diag(gram.diag()), atol=1e-3, rtol=1e-3)
+    assert (gram.diag().diff() <= 0).all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("family", ["vit", "bert"])
 def test_where_every_client_returns_what_it_got_the_models_bits_stay(make, models, name, family):
     method = make(name, family, **({"budgets": [1.0, 0.7]} if name == "depthfl" else {}))
     layout = method.layout
-    tensors = {n: p.detach().clone() for n, p in models[family].named_parameters()}
+    model = prepare_model(method.settings, copy.deepcopy(models[family]))
+    tensors = {n: p.detach().clone() for n, p in model.named_parameters()}
     before = {n: tensor.clone() for n, tensor in tensors.items()}
     selections = method.selections(4, COHORT)
     envelope = union(layout, selections)

@@ -46,5 +46,5 @@ for round in range(settings.federation.num_rounds):
     with torch.no_grad():
         for name, parameter in server.named_parameters():
             if parameter.requires_grad:
-                parameter.copy_(parameter.double() + sums[name] / (sum(sizes) * unit))
+                parameter.copy_(parameter.double() + sums[name].double() / (sum(sizes) * unit))
 print("sha256", sha256({name: parameter for name, parameter in server.named_parameters()}))
