@@ -9,6 +9,7 @@ Runs that OUTPUT holds already are not run again, so it may be stopped and go on
 
 from __future__ import annotations
 
+import re
 import statistics
 import sys
 from collections.abc import Iterator
@@ -35,11 +36,14 @@ def rows(workload: str) -> dict[str, dict[str, Any]]:
     budgets = BUDGETS if workload == "cifar10" else {"budgets": [1.0, 0.8, 0.65]}
     raffm = {"name": "raffm", "space": SPACES[workload]}
     by_budget = {**raffm, "widths": "budget", **budgets}
-    return {
+    adapters = {} if workload == "cifar10" else lora_rows()
+    return adapters | {
         "FedAvg": {"method": {"name": "fedavg"}},
         "FedProx, mu 0.01": {"method": {"name": "fedavg"}, "training": {"proximal": 0.01}},
         "FedAvgM": {"method": {"name": "fedavg"}, "server": {"optimizer": "fedavgm", "momentum": 0.5}},
+        "FedAdagrad": {"method": {"name": "fedavg"}, "server": {"optimizer": "fedadagrad", "learning_rate": 0.003}},
         "FedAdam": {"method": {"name": "fedavg"}, "server": {"optimizer": "fedadam", "learning_rate": 0.001}},
+        "FedYogi": {"method": {"name": "fedavg"}, "server": {"optimizer": "fedyogi", "learning_rate": 0.001}},
         "HeteroFL": {"method": {"name": "heterofl", **budgets}},
         "FedRolex": {"method": {"name": "fedrolex", **budgets}},
         "FjORD": {"method": {"name": "fjord", **budgets}},
@@ -53,6 +57,22 @@ def rows(workload: str) -> dict[str, dict[str, Any]]:
         "RaFFM, no order, budgets": {"method": {**by_budget, "salience": "none"}},
         "RaFFM, magnitude, sandwich": {"method": raffm},
         "RaFFM, sandwich, distillation": {"method": {**raffm, "distillation": 0.5}},
+    }
+
+
+def lora_rows() -> dict[str, dict[str, Any]]:
+    """Adapters on a pretrained model: with one rank for all, and with three and each way to aggregate them."""
+    shared = {"method": {"name": "fedavg"}, "training": {"learning_rate": 2e-3}}
+    alike = {"LoRA, rank 8": {**shared, "lora": {"rank": 8}}}
+    several = {"rank": 8, "ranks": [2, 4, 8]}
+    return alike | {
+        f"LoRA, ranks 2, 4, 8: {name}": {**shared, "lora": {**several, "aggregation": aggregation}}
+        for name, aggregation in (
+            ("mean where held", "mean"),
+            ("HetLoRA", "hetlora"),
+            ("FlexLoRA", "flexlora"),
+            ("FLoRA, stacked", "stacking"),
+        )
     }
 
 
@@ -76,9 +96,11 @@ def settings(workload: str, data: str, output: Path, seed: int, row: dict[str, A
             "training": {"learning_rate": 3e-4, "batch_size": 16, "local_steps": 10, "max_grad_norm": 1.0},
             "evaluation": {"every": 100, "submodels": "last", "personal": False},
         }
-    training = {**base["training"], **row.get("training", {})}
-    reliability = {"checkpoint_every": None}
-    return {**base, **row, "training": training, "reliability": reliability, "seed": seed, "output": str(output)}
+    row = dict(row)
+    training = {**base["training"], **row.pop("training", {})}
+    model = {**base["model"], **({"lora": row.pop("lora")} if "lora" in row else {})}
+    own = {"training": training, "model": model, "reliability": {"checkpoint_every": None}}
+    return {**base, **row, **own, "seed": seed, "output": str(output)}
 
 
 def run(workload: str, data: str, output: Path, seeds: int, wanted: list[str]) -> None:
@@ -97,7 +119,7 @@ def run(workload: str, data: str, output: Path, seeds: int, wanted: list[str]) -
 
 
 def place(output: Path, workload: str, name: str, seed: int) -> Path:
-    return output / workload / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
+    return output / workload / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)}-{seed}"
 
 
 def outcome(folder: Path) -> tuple[float, ...]:
