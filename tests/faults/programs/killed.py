@@ -45,7 +45,7 @@ def receive(cls, received, original=Plan.receive.__func__):
 
 
 def transfer(self, buffer, start, original=Transport._transfer):
-    phase = {"float32": "broadcast", "int64": "reduce"}.get(str(buffer.dtype), "other")
+    phase = {"float32": "broadcast", "int64": "reduce"}.get(str(buffer.dtype).removeprefix("torch."), "other")
     count = {"chunks": 0}
 
     def counted(chunk):
