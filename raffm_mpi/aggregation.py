@@ -10,7 +10,7 @@ associative: whichever rank trained the client and in whatever order, the sum ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from raffm_mpi.elastic.labels import Layout, Selection, coverage, within
 from raffm_mpi.elastic.packing import Packed, allocate, moved
+from raffm_mpi.server_optimizer import AddMean, Mean, ServerOptimizer
 
 # The largest change of one entry in one round that is taken for training and not for a fault.
 LARGEST_UPDATE_BITS = 6
@@ -59,6 +60,12 @@ class ExactSum:
         """The same sum in the memory of the host, pinned if it comes from a GPU."""
         return replace(self, packed=moved(self.layout, self.packed, "cpu", pinned=True))
 
+    def part(self, names: Collection[str]) -> ExactSum:
+        """The sum of some of the tensors, in the same memory."""
+        layout = self.layout.part(names)
+        tensors = {name: self.packed.tensors[name] for name in layout.labels}
+        return replace(self, layout=layout, packed=Packed(self.packed.buffer, tensors))
+
     def add(self, selection: Selection, update: Mapping[str, Tensor], weight: int) -> None:
         """Add ``weight`` times a client's update; ``selection`` is within the envelope, ``flaw(update)`` is None."""
         scale = weight * 2.0**self.fraction_bits
@@ -80,24 +87,45 @@ def apply_update(
     envelope: Selection,
     selections: Sequence[Selection],
     weights: Sequence[int],
+    optimizer: ServerOptimizer | None = None,
 ) -> None:
-    """The server's update, in place: add the mean over the clients that hold an entry; the others keep their bits.
+    """The server's update, in place: step on the mean over the clients that hold an entry; the others keep their bits.
 
-    ``selections`` and ``weights`` are those of the clients whose updates are in ``total``.
+    ``selections`` and ``weights`` are those of the clients whose updates are in ``total``. Without an optimizer the
+    mean is added.
     """
+    optimizer = optimizer or AddMean(layout)
     inner = [within(envelope, selection) for selection in selections]
-    unit = 2.0**total.fraction_bits
     for name, sums in total.packed.tensors.items():
-        # Where nobody holds an entry its sum is 0, and 0 / 1 is as good as 0 / 0.
-        held = coverage(total.layout, name, inner, weights).clamp_(min=1).mul_(unit)
-        taken = layout.take({name: tensors[name]}, envelope)[name].clone()
-        new, sums = torch.atleast_1d(taken), torch.atleast_1d(sums)
-        held = torch.atleast_1d(held)
-        for rows in _blocks(new):
-            mean = sums[rows] / (held[rows] if len(held) > 1 else held)
-            # Not new + mean everywhere: that would turn the -0.0 of an entry that nobody changed into 0.0.
-            new[rows] = torch.where(mean == 0, new[rows], (new[rows] + mean).float())
-        layout.put(tensors, envelope, {name: taken})
+        places = [tensors, *optimizer.slots]
+        taken = [layout.take({name: place[name]}, envelope)[name] for place in places]
+        taken = [tensor.clone(memory_format=torch.contiguous_format) for tensor in taken]
+        held = coverage(total.layout, name, inner, weights, taken[0])
+        means = _means(torch.atleast_1d(sums), torch.atleast_1d(held), 2.0**total.fraction_bits)
+        optimizer.step(name, [torch.atleast_1d(tensor) for tensor in taken], means)
+        for place, tensor in zip(places, taken, strict=True):
+            layout.put(place, envelope, {name: tensor})
+
+
+def _means(sums: Tensor, held: Tensor, unit: float) -> Iterator[Mean]:
+    """The mean update of a tensor over its holders, a slice of its first axis at a time."""
+    # Where nobody holds an entry its sum is 0, and 0 / 1 is as good as 0 / 0.
+    divisor = held.clamp(min=1).mul_(unit)
+    for rows in _blocks(sums):
+        here = rows if len(held) > 1 else slice(None)
+        yield Mean(rows, sums[rows] / divisor[here], held[here])
+
+
+def mean_where_held(
+    total: ExactSum, name: str, selections: Sequence[Selection], weights: Sequence[int], otherwise: Tensor
+) -> Tensor:
+    """The mean of the values in a total, float64; ``otherwise`` where nobody holds an entry.
+
+    ``selections`` are within the envelope, ``weights`` those that the values were added by.
+    """
+    held = coverage(total.layout, name, selections, weights, otherwise)
+    mean = total.packed.tensors[name].double() / (held.clamp(min=1) * 2.0**total.fraction_bits)
+    return torch.where(held > 0, mean, otherwise.double())
 
 
 def _to_grid(values: Tensor, scale: float) -> Tensor:
@@ -127,5 +155,5 @@ def apply_official(
     scale = 2.0**-total.fraction_bits
     layout.put(added, envelope, {name: sums * scale for name, sums in total.packed.tensors.items()})
     for name, tensor in tensors.items():
-        held = coverage(layout, name, selections, [1] * len(selections))
+        held = coverage(layout, name, selections, [1] * len(selections), tensor)
         tensor.copy_((tensor * held + added[name]) / len(selections))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Task = Literal[
@@ -24,12 +26,38 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
+class LoRASettings(Group):
+    """LoRA (Hu et al., 2021): clients train adapters and the task head, and the base stays as it is.
+
+    ``targets`` are the linear layers that have adapters, by full path or its end; left out, those of attention. With
+    ``ranks`` each client keeps one of them, drawn by the seed; without, all have ``rank``.
+    """
+
+    rank: PositiveInt = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: Annotated[list[str], Field(min_length=1)] | None = None
+    ranks: list[PositiveInt] = []
+    aggregation: Literal["mean", "hetlora", "flexlora", "stacking"] = "mean"
+
+    @model_validator(mode="after")
+    def _ranks_are_within_rank(self) -> LoRASettings:
+        above = [rank for rank in self.ranks if rank > self.rank]
+        if above:
+            raise ValueError(f"ranks has {above[0]}, which is more than rank {self.rank}")
+        return self
+
+
 class ModelSettings(Group):
-    """Which transformer: pretrained by ``name`` (hub name or folder), or from scratch by ``family`` and ``config``."""
+    """Which transformer: pretrained by ``name`` (hub name or folder), or from scratch by ``family`` and ``config``.
+
+    With ``lora`` it gets adapters, and they are what clients train.
+    """
 
     name: str | None = None
     family: str | None = None
     config: dict[str, Any] = {}
+    lora: LoRASettings | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSettings:
@@ -123,6 +151,7 @@ class SpaceSettings(Group):
     heads: list[int | float] | None = None
     head_width: list[int | float] = []
     residual: list[int | float] = []
+    depth: list[int | float] = []
 
     @model_validator(mode="after")
     def _sizes_are_positive(self) -> SpaceSettings:
@@ -142,14 +171,18 @@ class FedAvgSettings(Group):
 
 
 class RaFFMSettings(Group):
-    """RaFFM (Yu, Muñoz, Jannesari, 2023): salient entries first, a sub-model for each client."""
+    """RaFFM (Yu, Muñoz, Jannesari, 2023): salient entries first, a sub-model for each client.
+
+    ``distillation`` is the share of the loss by which clients with the full model teach smaller ones of their own.
+    """
 
     name: Literal["raffm"] = "raffm"
-    salience: Literal["all", "paper", "none"] = "all"
+    salience: Literal["all", "first_order", "paper", "none"] = "all"
     widths: Literal["sandwich", "budget"] = "sandwich"
     space: SpaceSettings = SpaceSettings()
     budgets: list[Fraction] = []
     budget_of: Literal["parameters", "flops"] = "parameters"
+    distillation: Share = 0.0
 
     @model_validator(mode="after")
     def _budgets_go_with_budget(self) -> RaFFMSettings:
@@ -158,12 +191,91 @@ class RaFFMSettings(Group):
         return self
 
 
-MethodSettings = Annotated[FedAvgSettings | RaFFMSettings, Field(discriminator="name")]
+class BudgetSettings(Group):
+    """Clients with budgets, as shares of the full model: each keeps one of them, every one as likely."""
+
+    budgets: Annotated[list[Fraction], Field(min_length=1)] = [1.0, 0.5, 0.25]
+    budget_of: Literal["parameters", "flops"] = "parameters"
+
+
+class WidthSettings(BudgetSettings):
+    """The axes that are narrowed, all to the same share."""
+
+    axes: Annotated[list[Literal["ffn", "heads", "residual"]], Field(min_length=1)] = ["ffn", "heads", "residual"]
+
+
+class HeteroFLSettings(WidthSettings):
+    """HeteroFL (Diao, Ding, Tarokh, 2021): the leading share of every axis."""
+
+    name: Literal["heterofl"] = "heterofl"
+
+
+class FedRolexSettings(WidthSettings):
+    """FedRolex (Alam, Liu, Yan, Zhang, 2022): a window of every axis that rolls on each round."""
+
+    name: Literal["fedrolex"] = "fedrolex"
+
+
+class FjORDSettings(WidthSettings):
+    """FjORD (Horváth et al., 2021): a width drawn at each step, at most the client's own, which may teach it.
+
+    ``distillation`` is the share of the loss that is the divergence from the client's own width.
+    """
+
+    name: Literal["fjord"] = "fjord"
+    distillation: Share = 0.0
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+
+
+class DepthFLSettings(BudgetSettings):
+    """Depth prefixes after DepthFL (Kim, Yu, Kim, Moon, 2023): the first layers."""
+
+    name: Literal["depthfl"] = "depthfl"
+
+
+class FIARSESettings(BudgetSettings):
+    """Sparse sub-models after FIARSE (Wu et al., 2024): the largest entries of every matrix."""
+
+    name: Literal["fiarse"] = "fiarse"
+
+
+class PriSMSettings(BudgetSettings):
+    """PriSM (Niu et al., 2023): principal components of every linear layer of the layers."""
+
+    name: Literal["prism"] = "prism"
+
+
+class CustomSettings(Group):
+    """A method of the user's own: ``name`` is ``path/to/file.py:ClassName``, ``options`` are the class's."""
+
+    name: Annotated[str, Field(pattern=r"\.py:\w+$")]
+    options: dict[str, Any] = {}
+
+
+def _tag(method: Any) -> str | None:
+    """Which settings a method's are, by its name."""
+    name = method.get("name") if isinstance(method, dict) else getattr(method, "name", None)
+    return _CUSTOM if isinstance(name, str) and ":" in name else name
 
 
 def _named(method: Any) -> Any:
     """A method by its name alone has its default settings: ``method=fedavg``."""
     return {"name": method} if isinstance(method, str) else method
+
+
+_CUSTOM = "file.py:Class"
+MethodSettings: TypeAlias = (
+    Annotated[FedAvgSettings, Tag("fedavg")]
+    | Annotated[RaFFMSettings, Tag("raffm")]
+    | Annotated[HeteroFLSettings, Tag("heterofl")]
+    | Annotated[FedRolexSettings, Tag("fedrolex")]
+    | Annotated[FjORDSettings, Tag("fjord")]
+    | Annotated[DepthFLSettings, Tag("depthfl")]
+    | Annotated[FIARSESettings, Tag("fiarse")]
+    | Annotated[PriSMSettings, Tag("prism")]
+    | Annotated[CustomSettings, Tag(_CUSTOM)]
+)
+METHODS: dict[str, type[Group]] = {tag.tag: own for own, tag in (get_args(one) for one in get_args(MethodSettings))}
 
 
 class TrainingSettings(Group):
@@ -174,6 +286,7 @@ class TrainingSettings(Group):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    proximal: Annotated[float, Field(ge=0)] = 0.0  # FedProx's mu
     batch_size: PositiveInt = 64
     local_epochs: PositiveInt | None = None
     local_steps: PositiveInt | None = None
@@ -187,6 +300,53 @@ class TrainingSettings(Group):
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum goes with optimizer sgd, not {self.optimizer}")
         return self
+
+
+# What each server optimiser is set by, and its value where it is not given.
+_SERVER_DEFAULTS: dict[str, dict[str, float]] = {
+    "none": {},
+    "fedavgm": {"learning_rate": 1.0, "momentum": 0.9},
+    "fedadagrad": {"learning_rate": 0.01, "tau": 1e-3},
+    "fedadam": {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 1e-3},
+    "fedyogi": {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 1e-3},
+}
+
+
+class ServerSettings(Group):
+    """The server's step on the mean update: ``none`` adds it as it is; see :mod:`raffm_mpi.server_optimizer`.
+
+    What goes with the optimizer and is left out gets its default (``learning_rate`` 1 for fedavgm, 0.01 for the
+    adaptive ones); the rest stays null.
+    """
+
+    optimizer: Literal["none", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "none"
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
+    beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
+    tau: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        optimizer = values.get("optimizer", "none")
+        defaults = _SERVER_DEFAULTS.get(optimizer, {}) if isinstance(optimizer, str) else {}
+        return {**defaults, **{name: value for name, value in values.items() if value is not None}}
+
+    @model_validator(mode="after")
+    def _go_with_the_optimizer(self) -> ServerSettings:
+        for name in self.numbers:
+            if name not in _SERVER_DEFAULTS[self.optimizer]:
+                known = [optimizer for optimizer, defaults in _SERVER_DEFAULTS.items() if name in defaults]
+                raise ValueError(f"{name} goes with optimizer {', '.join(known)}, not {self.optimizer}")
+        return self
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What the optimizer is set by, by name."""
+        return self.model_dump(exclude={"optimizer"}, exclude_none=True)
 
 
 class ComputeSettings(Group):
@@ -244,12 +404,20 @@ class Settings(Group):
     model: ModelSettings
     data: DataSettings = DataSettings()
     federation: FederationSettings = FederationSettings()
-    method: Annotated[MethodSettings, BeforeValidator(_named)] = RaFFMSettings()
+    method: Annotated[MethodSettings, Discriminator(_tag), BeforeValidator(_named)] = RaFFMSettings()
     training: TrainingSettings = TrainingSettings()
+    server: ServerSettings = ServerSettings()
     compute: ComputeSettings = ComputeSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     reliability: ReliabilitySettings = ReliabilitySettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _official_arithmetic_is_a_mean(self) -> Settings:
+        lora = self.model.lora
+        if self.federation.paper_faithful and lora is not None and lora.aggregation != "mean":
+            raise ValueError(f"federation.paper_faithful goes with model.lora.aggregation mean, not {lora.aggregation}")
+        return self
 
     @model_validator(mode="after")
     def _num_clients_known(self) -> Settings:
@@ -257,6 +425,30 @@ class Settings(Group):
             raise ValueError(
                 "federation.num_clients is missing; only data.partition.kind by_column can infer it from the data"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _official_arithmetic_is_alone(self) -> Settings:
+        if self.federation.paper_faithful and self.server.optimizer != "none":
+            raise ValueError(
+                f"federation.paper_faithful goes with server.optimizer none, not {self.server.optimizer}: the official "
+                "arithmetic is no mean update that it could step on"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _prism_writes_the_model_itself(self) -> Settings:
+        others = {"model.lora": self.model.lora is not None, "server.optimizer": self.server.optimizer != "none"}
+        found = [name for name, is_there in others.items() if is_there]
+        if isinstance(self.method, PriSMSettings) and found:
+            raise ValueError(f"method prism factorises the model anew in each round, which {found[0]} cannot follow")
+        return self
+
+    @model_validator(mode="after")
+    def _optimizers_step_on_a_mean(self) -> Settings:
+        lora = self.model.lora
+        if lora is not None and lora.aggregation != "mean" and self.server.optimizer != "none":
+            raise ValueError(f"server.optimizer goes with model.lora.aggregation mean, not {lora.aggregation}")
         return self
 
     def to_yaml(self) -> str:
@@ -323,16 +515,16 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 def _sentences(error: ValidationError, source: str) -> list[str]:
     sentences = []
     for item in error.errors():
-        place = [part for part in item["loc"] if part not in ("raffm", "fedavg")]
+        place = [part for part in item["loc"] if part not in METHODS]
         where = ".".join(str(part) for part in place) or "settings"
         if item["type"] == "extra_forbidden":
             what = f"unknown key{_suggestion(list(item['loc']))}"
         elif item["type"] == "missing":
             what = "is missing"
         elif item["type"] == "union_tag_invalid":
-            what = f"unknown method '{item['ctx']['tag']}'; known: {item['ctx']['expected_tags']}".replace("'", "")
+            what = f"unknown method {item['ctx']['tag']}; known: {', '.join(METHODS)}"
         elif item["type"] == "union_tag_not_found":
-            what = "name is missing; known methods: fedavg, raffm"
+            what = f"name is missing; known methods: {', '.join(METHODS)}"
         elif item["type"] == "value_error":
             what = str(item["ctx"]["error"])
         else:
@@ -346,10 +538,12 @@ def _suggestion(place: list[Any]) -> str:
     """The allowed keys beside an unknown one, nearest first; ``place`` is pydantic's, a method's name in it."""
     group: Any = Settings
     for part in place[:-1]:
-        if get_args(group):  # a union, of which this part is the tag
-            group = next(member for member in get_args(group) if member.model_fields["name"].default == part)
-        else:
-            group = group.model_fields[part].annotation
+        if part in METHODS:
+            group = METHODS[part]
+            continue
+        group = group.model_fields[part].annotation
+        given = [member for member in get_args(group) if member is not NoneType]
+        group = given[0] if len(given) == 1 else group  # one that may be left out
     allowed = list(group.model_fields)
     near = difflib.get_close_matches(str(place[-1]), allowed, n=1)
     return (f", did you mean '{near[0]}'?" if near else ";") + f" allowed: {', '.join(allowed)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -11,13 +12,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from raffm_mpi.config import DataSettings, ModelSettings, Task
+from raffm_mpi.config import DataSettings, LoRASettings, ModelSettings, Task
 from raffm_mpi.data import DataInfo, ImageInput, TextInput
-from raffm_mpi.elastic.families import family_of
+from raffm_mpi.elastic.adapters import heads_of, is_adapted, targets_of
+from raffm_mpi.elastic.factors import is_factored, multiplied_out
+from raffm_mpi.elastic.families import family_of, layout_of
 from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.seeds import torch_seed
 
+_PRETRAINED_HEADS: tuple[Task, ...] = ("seq2seq", "causal_lm")  # tasks whose head is no new one
 _HEADS: dict[Task, str] = {
     "image_classification": "ImageClassification",
     "text_classification": "SequenceClassification",
@@ -46,22 +50,23 @@ def load_config(settings: ModelSettings, info: DataInfo) -> Any:
     return config
 
 
-def structure(config: Any, task: Task) -> nn.Module:
+def structure(settings: ModelSettings, config: Any, task: Task) -> nn.Module:
     """The model without any numbers, on torch's meta device: names and shapes alone.
 
-    Raises ValueError for a model that has no head for the task.
+    Raises ValueError for a model that has no head for the task, and for adapters where it has no linear layer.
     """
     try:
         with torch.device("meta"):
-            return _build(config, task)
+            model = _build(config, task)
     except ValueError as error:
         raise ValueError(
             f"model: family '{config.model_type}' has no head for {task}: {str(error).splitlines()[0]}"
         ) from None
+    return model if settings.lora is None else _adapted(model, settings.lora, task)
 
 
 def load_model(settings: ModelSettings, config: Any, task: Task, seed: int, pad_token_id: int | None) -> nn.Module:
-    """The model with pretrained weights, or random ones; what is new in it (a head) is initialised from the seed.
+    """The model with pretrained weights, or random ones; what is new in it (a head, adapters) is made from the seed.
 
     A model that knows no padding (Llama, GPT-2) is told the data's ``pad_token_id``.
     """
@@ -72,7 +77,33 @@ def load_model(settings: ModelSettings, config: Any, task: Task, seed: int, pad_
     if getattr(told, "is_encoder_decoder", False) and getattr(told, "decoder_start_token_id", None) is None:
         told.decoder_start_token_id = told.pad_token_id
     told.use_cache = False
-    return model
+    if settings.lora is None:
+        return model
+    torch.manual_seed(torch_seed(seed, "adapters"))
+    return _adapted(model, settings.lora, task)
+
+
+def _adapted(model: nn.Module, settings: LoRASettings, task: Task) -> nn.Module:
+    """The model with LoRA adapters inside: A random, B zero; they and the task head are trained, the rest is frozen."""
+    try:
+        import peft
+    except ImportError:
+        raise ValueError("model.lora needs peft, which is not installed: pip install peft") from None
+    layout = layout_of(model)
+    heads = [] if task in _PRETRAINED_HEADS else heads_of(model, layout)
+    try:
+        targets = targets_of(layout, settings.targets, heads)
+    except ValueError as error:
+        raise ValueError(f"model.lora.targets: {error}") from None
+    config = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        modules_to_save=heads or None,
+        fan_in_fan_out=any(f"{path}.weight" in layout.transposed for path in targets),
+    )
+    return cast(nn.Module, peft.get_peft_model(cast(Any, model), config))
 
 
 def _load(settings: ModelSettings, config: Any, task: Task, seed: int) -> nn.Module:
@@ -134,9 +165,24 @@ def sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_model(folder: Path, shell: Shell, layout: ModelLayout, tensors: Mapping[str, Tensor]) -> None:
-    """Write the full model in the hub's format (config.json, model.safetensors)."""
+def save_model(
+    folder: Path, shell: Shell, layout: ModelLayout, tensors: Mapping[str, Tensor], *, keeps_base: bool = True
+) -> None:
+    """Write the full model in the hub's format (config.json, model.safetensors).
+
+    Of a model with adapters these and the task head are written, as ``peft`` does, with the config: they go with the
+    base that the run began with. Where that was changed, the new base and the head are written, without adapters. A
+    factorised model is multiplied out.
+    """
     model: Any = shell.fill(layout, tensors)
+    if is_adapted(model) and keeps_base:
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        model.config.save_pretrained(folder)
+        return
+    if is_adapted(model):
+        model = copy.deepcopy(model).unload()
+    if is_factored(model):
+        model = multiplied_out(model)
     model.save_pretrained(folder)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from raffm_mpi.config import ComputeSettings, TrainingSettings
 from raffm_mpi.data import Split
+from raffm_mpi.objective import Objective
 from raffm_mpi.seeds import generator, torch_seed
 
 
@@ -109,6 +110,7 @@ def train(
     seed: int,
     round: int,
     client: int,
+    objective: Objective | None = None,
     micro_batches: int = 1,
     after_step: Callable[[], None] = lambda: None,
 ) -> TrainingResult:
@@ -122,13 +124,16 @@ def train(
         raise TrainingFault("it has no examples")
     torch.manual_seed(torch_seed(seed, "training", round, client))
     order = generator(seed, "batches", round, client)
+    objective = objective or Objective()
     optimizer = _optimizer(model, settings, learning_rate(settings, round))
     model.train()
     losses = []
     start = time.perf_counter()
     try:
         for rows in _batches(indices, settings, order):
-            losses.append(_backward(model, split, rows, device, micro_batches))
+            objective.start_step()
+            losses.append(_backward(model, objective, split, rows, device, micro_batches))
+            objective.finish_step(model)
             if settings.max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
             optimizer.step()
@@ -151,7 +156,9 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (isinstance(error, RuntimeError) and allocator)
 
 
-def _backward(model: nn.Module, split: Split, rows: np.ndarray, device: Device, micro_batches: int) -> Tensor:
+def _backward(
+    model: nn.Module, objective: Objective, split: Split, rows: np.ndarray, device: Device, micro_batches: int
+) -> Tensor:
     """Add the gradients of a batch's mean loss, in parts, and return that loss."""
     total = torch.zeros((), device=device.device)
     for part in np.array_split(rows, min(micro_batches, len(rows))):
@@ -159,11 +166,9 @@ def _backward(model: nn.Module, split: Split, rows: np.ndarray, device: Device, 
             batch = split.batch(part)
         except (ValueError, OSError) as error:
             raise TrainingFault(str(error)) from error
-        with device.autocast():
-            loss = model(**device.move(batch)).loss
         share = len(part) / len(rows)
-        (loss if share == 1 else loss * share).backward()
-        total += loss.detach() * share
+        with device.autocast():
+            total += objective.backward(model, device.move(batch), share) * share
     return total
 
 

@@ -43,6 +43,27 @@ def test_the_resolved_settings_read_back_as_themselves(config):
     assert isinstance(settings.method, RaFFMSettings)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "numbers"),
+    [
+        ("none", {}),
+        ("fedavgm", {"learning_rate": 1.0, "momentum": 0.9}),
+        ("fedadagrad", {"learning_rate": 0.01, "tau": 1e-3}),
+        ("fedadam", {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 1e-3}),
+        ("fedyogi", {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 1e-3}),
+    ],
+)
+def test_a_server_optimizer_has_defaults_of_its_own_which_are_written_out_and_read_back(config, optimizer, numbers):
+    settings = load_settings(config(GOOD), [f"server.optimizer={optimizer}"])
+    assert settings.server.numbers == numbers
+    assert Settings.model_validate(yaml.safe_load(settings.to_yaml())) == settings
+    if numbers:
+        given = load_settings(
+            config(GOOD), [f"server.optimizer={optimizer}", "server.learning_rate=0.5", "server.tau=null"]
+        )
+        assert given.server.numbers == {**numbers, "learning_rate": 0.5}
+
+
 def test_every_mistake_is_named_at_once(config):
     text = (
         GOOD + "training: {batch_size: many, learning_rat: 1}\ndata: {validation_fraction: 2}\nevaluation: {every: 0}"
@@ -64,9 +85,9 @@ def test_every_mistake_is_named_at_once(config):
         (GOOD, "federation.num_clients=null", "federation.num_clients is missing"),
         (GOOD, "model.name=vit", "give either name (a hub name or folder with weights) or family"),
         (GOOD, "model={}", "give either name (a hub name or folder with weights) or family"),
-        (GOOD, "method={name: fedavgg}", "unknown method fedavgg; known: fedavg, raffm"),
-        (GOOD, "method=fedavgg", "unknown method fedavgg; known: fedavg, raffm"),
-        (GOOD, "method={salience: all}", "method: name is missing; known methods: fedavg, raffm"),
+        (GOOD, "method={name: fedavgg}", "unknown method fedavgg; known: fedavg, raffm, heterofl, "),
+        (GOOD, "method=fedavgg", "unknown method fedavgg; known: fedavg, raffm, heterofl, "),
+        (GOOD, "method={salience: all}", "method: name is missing; known methods: fedavg, raffm, heterofl, "),
         (GOOD, "method={name: fedavg, widths: budget}", "method.widths: unknown key; allowed: name"),
         (GOOD, "method={name: raffm, widths: budget}", "widths budget needs budgets"),
         (GOOD, "method={name: raffm, budgets: [0.5]}", "widths sandwich takes none"),
@@ -74,6 +95,25 @@ def test_every_mistake_is_named_at_once(config):
         (GOOD, "method={name: raffm, space: {heads: [0]}}", "heads has 0"),
         (GOOD, "training={local_steps: 3, local_epochs: 1}", "give local_epochs or local_steps, not both"),
         (GOOD, "training={momentum: 0.9}", "momentum goes with optimizer sgd, not adamw"),
+        (GOOD, "server={momentum: 0.9}", "server: momentum goes with optimizer fedavgm, not none"),
+        (
+            GOOD,
+            "server={optimizer: fedadagrad, beta1: 0}",
+            "beta1 goes with optimizer fedadam, fedyogi, not fedadagrad",
+        ),
+        (
+            GOOD,
+            "server={learning_rate: 1}",
+            "learning_rate goes with optimizer fedavgm, fedadagrad, fedadam, fedyogi, ",
+        ),
+        (GOOD, "server={optimizer: fedadam, beta2: 1}", "server.beta2: 1 is not allowed"),
+        (GOOD, "server={optimizer: fedadam, tau: 0}", "server.tau: 0 is not allowed"),
+        (GOOD, "server={optimizer: [fedadam]}", "server.optimizer: ['fedadam'] is not allowed"),
+        (
+            GOOD.replace("10}", "10, paper_faithful: true}"),
+            "server.optimizer=fedadam",
+            "federation.paper_faithful goes with server.optimizer none, not fedadam",
+        ),
         (GOOD, "data.partition.kind=by_column", "kind by_column needs column"),
         (GOOD, "data.partition.kind=random", "data.partition.kind: 'random' is not allowed"),
         (GOOD, "seed", "override 'seed' is not of the form key=value"),

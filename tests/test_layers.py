@@ -14,8 +14,8 @@ PACKAGE = REPOSITORY / "raffm_mpi"
 LAYERS = [
     {"seeds", "config", "log", "data", "__init__"},
     {"elastic"},
-    {"aggregation", "training", "model", "heads", "metrics", "evaluation"},
-    {"methods"},
+    {"aggregation", "server_optimizer", "objective", "training", "model", "heads", "metrics", "evaluation"},
+    {"methods", "aggregators"},
     {"api"},
     {"federation"},
     {"launch", "doctor", "planning"},

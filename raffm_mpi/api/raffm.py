@@ -6,7 +6,6 @@ import hashlib
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from raffm_mpi.aggregation import ExactSum, apply_update, flaw
-from raffm_mpi.api.adapters import adapted_layout, is_adapted, load_adapted, resize_wrappers, save_adapted
+from raffm_mpi.api.adapters import load_adapted, save_adapted
 from raffm_mpi.api.spaces import ArcConfig, default_config, load_elastic_config, read_arc, read_space, write_arc
 from raffm_mpi.api.submodels import ORDER, SUBMODEL, cut
-from raffm_mpi.elastic.families import layout_of
+from raffm_mpi.elastic.adapters import is_adapted, resize_wrappers, whole_layout
 from raffm_mpi.elastic.labels import Selection, Tensors, base, union, within
 from raffm_mpi.elastic.salience import order
 from raffm_mpi.elastic.table import ModelLayout
@@ -53,7 +52,7 @@ class RaFFM:
     def _bind(self, elastic_config: Mapping[str, Any] | str | os.PathLike[str] | None) -> None:
         if hasattr(self.model.config, SUBMODEL):
             raise ValueError("model: this is a sub-model, whose widths are cut already; give the full model")
-        self.layout: ModelLayout = (adapted_layout if is_adapted(self.model) else layout_of)(self.model)
+        self.layout: ModelLayout = whole_layout(self.model)
         source = elastic_config or getattr(self.model.config, "elastic_config", None) or default_config(self.layout)
         self.elastic_config = load_elastic_config(source)
         self._space = read_space(self.elastic_config, self.layout)
@@ -215,9 +214,7 @@ class RaPEFT(RaFFM):
         return sub, _num_trained(sub), arc
 
     def _averaged(self) -> ModelLayout:
-        trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        labels, shapes = self.layout.labels, self.layout.shapes
-        return replace(self.layout, labels={n: labels[n] for n in trained}, shapes={n: shapes[n] for n in trained})
+        return self.layout.part([name for name, p in self.model.named_parameters() if p.requires_grad])
 
 
 def _num_trained(model: nn.Module) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 
 from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import Selection, base
-from raffm_mpi.elastic.submodel import Shell, extract
+from raffm_mpi.elastic.submodel import Shell, extract, structure
 from raffm_mpi.elastic.table import ModelLayout
 
 # Keys of ours in a model's config, which save_pretrained writes to config.json.
@@ -76,14 +76,6 @@ def load_submodel(path: str | Path) -> nn.Module:
     except OSError as error:
         raise ValueError(f"'{path}' cannot be read: {str(error).splitlines()[0]}") from None
     model.__class__ = original
-    return cast(nn.Module, model)
-
-
-def structure(model_class: Any, config: Any) -> nn.Module:
-    """The model that a class builds from a config, on torch's meta device: names, shapes and ties, no values."""
-    with torch.device("meta"):
-        model = model_class(copy.deepcopy(config))
-    model.tie_weights()  # some releases leave it out on this device
     return cast(nn.Module, model)
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TypedDict
 
-from raffm_mpi.elastic.labels import FULL, Selection, base
+from raffm_mpi.elastic.labels import DENSE, DENSITY, FULL, Selection, base, num_kept
 from raffm_mpi.elastic.table import ModelLayout
 
 FLOAT32_BYTES = 4
@@ -23,11 +23,15 @@ class Lengths(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one sub-model: FLOPs of one example, bytes of one transfer."""
+    """The cost of one sub-model: FLOPs of one example, bytes of one transfer.
+
+    ``parameters`` are those that are trained, and travel: of a model with adapters not the frozen base.
+    """
 
     parameters: int
     forward_flops: int
     training_flops: int
+    mask_bytes: int = 0  # a bit an entry of the matrices, where the sub-model is less dense
 
     @property
     def bytes(self) -> int:
@@ -47,26 +51,34 @@ def cost(
     A decoder that stands beside an encoder sees ``num_targets`` tokens, or as many as the encoder if left out.
 
     A multiplication and an addition are two FLOPs; what is not a matrix product is not counted, as in torch's
-    ``FlopCounterMode``. Training is the forward pass and two such passes backward, one for what reads the input itself.
+    ``FlopCounterMode``. Training is the forward pass and two such passes backward, one for what reads the input itself;
+    a frozen matrix has no gradient of its own, which is one pass less. A less dense
+    sub-model computes as a dense one does.
     """
-    shapes = {name: layout.shape(name, selection) for name in layout.labels}
+    sub = layout.restrict(selection)
+    shapes = sub.shapes
     positions = _positions(layout, num_tokens, num_targets)
     forward = training = 0.0
-    for name, place in layout.matmuls:
+    for name, place in sub.matmuls:
         flops = 2 * positions[place] * math.prod(shapes[name])
         forward += flops
-        training += (2 if place == "patches" else 3) * flops
-    for dimensions, (first, second) in layout.products:
+        training += ((2 if place == "patches" else 3) - (name in sub.frozen)) * flops
+    for dimensions, (first, second) in sub.products:
         pairs = positions[first] * positions[second]
-        flops = 2 * pairs * math.prod(layout.size(d, selection) for d in dimensions)
+        flops = 2 * pairs * math.prod(sub.size(d) for d in dimensions)
         forward += flops
         training += 3 * flops
-    return Cost(count_parameters(layout, selection), round(forward), round(training))
+    trained = sub.part(sub.trained)
+    matrices = [shape for shape in trained.shapes.values() if len(shape) > 1]
+    masked = 0 if sub.size(DENSITY) == DENSE else sum(math.prod(shape) for shape in matrices)
+    return Cost(count_parameters(trained), round(forward), round(training), -(-masked // 8))
 
 
 def count_parameters(layout: ModelLayout, selection: Selection = FULL) -> int:
-    """The number of parameters of a sub-model; tied ones count once."""
-    return sum(math.prod(layout.shape(name, selection)) for name in layout.labels)
+    """The number of parameters that a sub-model keeps, trained or frozen; tied ones count once."""
+    density = layout.size(DENSITY, selection)
+    shapes = [layout.shape(name, selection) for name in layout.labels if layout.holds(name, selection)]
+    return sum(num_kept(math.prod(shape), density) if len(shape) > 1 else math.prod(shape) for shape in shapes)
 
 
 def peak_training_bytes(
@@ -99,7 +111,9 @@ def peak_training_bytes(
         activations += positions[place] * outputs * (1 + kept.ffn * is_hidden)
         if label[1:2] not in normed:
             activations += positions[place] * math.prod(inputs)
-    values = count_parameters(sub) * (2 + OPTIMIZER_STATE[optimizer]) + batch_size * activations
+    dense = {DENSITY: DENSE}
+    trained = count_parameters(sub.part(sub.trained), dense)
+    values = count_parameters(sub, dense) + trained * (1 + OPTIMIZER_STATE[optimizer]) + batch_size * activations
     return round(FLOAT32_BYTES * values)
 
 

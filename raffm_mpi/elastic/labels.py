@@ -9,6 +9,10 @@ reordered. A *selection* maps dimensions to what is kept of them; a dimension th
 - a 2-D index tensor of shape ``[outer, n]`` keeps n of an inner dimension for each index of the dimension left of it in
   the axis: an order of the key dimensions of each head.
 
+Two dimensions have no axis, and whole numbers alone select of them: ``depth`` keeps the first layers, ``density`` so
+many thousandths of each matrix's entries, the largest in magnitude (of the sub-model's own matrix); ``take`` sets the
+others to zero.
+
 >>> layout = Layout({"w": parse("(head key) residual")}, {"w": (6, 4)}, {"head": 2, "key": 3, "residual": 4})
 >>> layout.shape("w", {"key": 1, "residual": 2})
 (2, 2)
@@ -20,8 +24,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import EllipsisType
 from typing import TypeAlias, TypeVar
 
@@ -38,6 +42,8 @@ L = TypeVar("L", bound="Layout")
 
 FULL: Selection = {}
 FIXED = "."
+DEPTH, DENSITY = "depth", "density"  # the dimensions without an axis
+DENSE = 1000  # the full size of DENSITY
 _TOKEN = re.compile(r"\([^()]+\)|\S+")
 
 
@@ -49,6 +55,11 @@ def parse(expression: str) -> Label:
     if any(len(set(factors)) < len(factors) for factors in axes):
         raise ValueError(f"label '{expression}': a dimension stands twice in one axis")
     return tuple(() if factors == [FIXED] else tuple(factors) for factors in axes)
+
+
+def write(label: Label) -> str:
+    """The expression of a label: the inverse of :func:`parse`."""
+    return " ".join(FIXED if not axis else f"({' '.join(axis)})" for axis in label)
 
 
 def base(dimension: str) -> str:
@@ -65,22 +76,36 @@ def count(index: Index) -> int:
 class Layout:
     """The labels, shapes and dimension sizes of one model's parameters.
 
-    ``labels`` and ``shapes`` are by tensor name, ``sizes`` by dimension.
+    ``labels`` and ``shapes`` are by tensor name, ``sizes`` by dimension. ``layers`` has the number of the layer that a
+    tensor belongs to, where there is one stack of them; ``parts`` the sizes of the dimensions without an axis.
     """
 
     labels: Mapping[str, Label]
     shapes: Mapping[str, tuple[int, ...]]
     sizes: Mapping[str, int]
+    layers: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+    parts: Mapping[str, int] = field(default_factory=lambda: {DENSITY: DENSE}, kw_only=True)
 
     def check(self, selection: Selection) -> None:
         """Raise ValueError for a dimension this model does not have or an index outside it."""
         for dimension, index in selection.items():
-            size = self.sizes.get(dimension)
+            size = self.all_sizes.get(dimension)
             if size is None:
-                raise ValueError(f"unknown dimension '{dimension}'; known: {', '.join(self.sizes)}")
+                raise ValueError(f"unknown dimension '{dimension}'; known: {', '.join(self.all_sizes)}")
+            if dimension in self.parts and not isinstance(index, int):
+                raise ValueError(f"selection of '{dimension}': allowed is a whole number, got {index}")
             low, high = (index, index - 1) if isinstance(index, int) else (int(index.min()) + 1, int(index.max()))
             if low < 1 or high >= size:
                 raise ValueError(f"selection of '{dimension}': {index} is outside its size {size}")
+
+    @property
+    def all_sizes(self) -> dict[str, int]:
+        """The size of every dimension, those without an axis last."""
+        return {**self.sizes, **self.parts}
+
+    def holds(self, name: str, selection: Selection) -> bool:
+        """Whether the sub-model that a selection keeps has any of a tensor."""
+        return name not in self.layers or self.layers[name] < self.size(DEPTH, selection)
 
     def shape(self, name: str, selection: Selection = FULL) -> tuple[int, ...]:
         """The shape of one tensor of the sub-model that a selection keeps."""
@@ -94,19 +119,37 @@ class Layout:
         if dimension.isdigit():
             return int(dimension)
         index = selection.get(dimension)
-        return self.sizes[dimension] if index is None else count(index)
+        if index is not None:
+            return count(index)
+        return self.parts[dimension] if dimension in self.parts else self.sizes[dimension]
 
     def restrict(self: L, selection: Selection) -> L:
         """The layout of the sub-model that a selection keeps."""
+        held = [name for name in self.labels if self.holds(name, selection)]
         return replace(
             self,
-            shapes={name: self.shape(name, selection) for name in self.labels},
+            labels={name: self.labels[name] for name in held},
+            shapes={name: self.shape(name, selection) for name in held},
             sizes={dimension: self.size(dimension, selection) for dimension in self.sizes},
+            parts={dimension: self.size(dimension, selection) for dimension in self.parts},
+        )
+
+    def part(self: L, names: Collection[str]) -> L:
+        """The layout of some of the tensors, in this layout's order; every dimension keeps its size."""
+        return replace(
+            self,
+            labels={name: label for name, label in self.labels.items() if name in names},
+            shapes={name: shape for name, shape in self.shapes.items() if name in names},
         )
 
     def take(self, tensors: Mapping[str, Tensor], selection: Selection) -> Tensors:
-        """The sub-model's tensors: views of ``tensors`` where every index of a tensor is a prefix, else copies."""
-        return {name: self._take(tensor, name, selection) for name, tensor in tensors.items()}
+        """The sub-model's tensors: views of ``tensors`` where every index of a tensor is a prefix, else copies.
+
+        Also copies where the sub-model is less dense.
+        """
+        held = {name: self._take(t, name, selection) for name, t in tensors.items() if self.holds(name, selection)}
+        density = self.size(DENSITY, selection)
+        return held if density == DENSE else {name: t * is_kept(t, density) for name, t in held.items()}
 
     def put(self, target: Mapping[str, Tensor], selection: Selection, source: Mapping[str, Tensor]) -> None:
         """Write a sub-model's tensors into their places in ``target``."""
@@ -188,8 +231,28 @@ class Layout:
         return flat
 
 
+def is_kept(tensor: Tensor, density: int) -> Tensor:
+    """Which entries a sub-model of that density keeps of its tensor: bool; of vectors (biases, norms) all.
+
+    The largest in magnitude; where a tensor has fewer that are not zero, all.
+    """
+    if tensor.ndim < 2 or density == DENSE:
+        return torch.ones_like(tensor, dtype=torch.bool)
+    magnitude = tensor.abs()
+    num_dropped = tensor.numel() - num_kept(tensor.numel(), density)
+    return magnitude >= torch.kthvalue(magnitude.flatten(), num_dropped + 1).values
+
+
+def num_kept(num_entries: int, density: int) -> int:
+    """How many entries of a matrix a density keeps."""
+    return -(-num_entries * density // DENSE)
+
+
 def union(layout: Layout, selections: Iterable[Selection]) -> Selection:
-    """The envelope: for each dimension, what at least one of the selections keeps (1-D indices come out sorted)."""
+    """The envelope: for each dimension, what at least one of the selections keeps (1-D indices come out sorted).
+
+    It is dense, as the entries that clients keep are not known before it is there.
+    """
     selections = list(selections)
     envelope: dict[str, Index] = {}
     for dimension in set.intersection(*(set(s) for s in selections)) if selections else ():
@@ -203,8 +266,8 @@ def union(layout: Layout, selections: Iterable[Selection]) -> Selection:
             envelope[dimension] = kept.nonzero().flatten()
     return {
         dimension: envelope[dimension]
-        for dimension in layout.sizes
-        if dimension in envelope and count(envelope[dimension]) < layout.sizes[dimension]
+        for dimension, size in layout.all_sizes.items()
+        if dimension in envelope and dimension != DENSITY and count(envelope[dimension]) < size
     }
 
 
@@ -220,26 +283,47 @@ def within(envelope: Selection, selection: Selection) -> Selection:
     return inner
 
 
-def coverage(layout: Layout, name: str, selections: Sequence[Selection], weights: Sequence[int]) -> Tensor:
+def coverage(
+    layout: Layout, name: str, selections: Sequence[Selection], weights: Sequence[int], received: Tensor
+) -> Tensor:
     """The summed weight of the selections that hold each entry of a tensor.
 
-    Float64 (exact up to 2^53), of a shape that broadcasts against the tensor: an axis that all keep whole has length 1.
+    ``received`` is the tensor that the clients have taken theirs from, which decides what less dense ones keep. Float64
+    (exact up to 2^53), of a shape that broadcasts against the tensor: an axis that all keep whole has length 1.
     """
-    label = layout.labels[name]
-    # Clients that hold the same of this tensor count as one of their summed weight.
-    held: dict[tuple[int | None, ...], Selection] = {}
-    weight: dict[tuple[int | None, ...], int] = {}
-    for selection, own in zip(selections, weights, strict=True):
-        indices = [selection.get(factor) for axis in label for factor in axis]
+    holders = [(s, w) for s, w in zip(selections, weights, strict=True) if layout.holds(name, s)]
+    groups = _grouped(layout, name, holders)
+    sparse = [group for group in groups if received.ndim > 1 and layout.size(DENSITY, group[0]) < DENSE]
+    dense = [group for group in groups if group not in sparse]
+    held = _dense_coverage(layout, name, dense)
+    if not sparse:
+        return held
+    held = held.expand(layout.shapes[name]).clone()
+    for selection, weight in sparse:
+        (own,) = layout.take({name: received}, {**selection, DENSITY: DENSE}).values()
+        layout.put_add({name: held}, selection, {name: is_kept(own, layout.size(DENSITY, selection)).double() * weight})
+    return held
+
+
+def _grouped(layout: Layout, name: str, holders: Iterable[tuple[Selection, int]]) -> list[tuple[Selection, int]]:
+    """Clients that hold the same of a tensor as one of their summed weight."""
+    factors = [*(factor for axis in layout.labels[name] for factor in axis), DENSITY]
+    groups: dict[tuple[int | None, ...], tuple[Selection, int]] = {}
+    for selection, weight in holders:
+        indices = [selection.get(factor) for factor in factors]
         key = tuple(id(index) if isinstance(index, Tensor) else index for index in indices)
-        held[key] = selection
-        weight[key] = weight.get(key, 0) + own
+        groups[key] = selection, weight + groups.get(key, (selection, 0))[1]
+    return list(groups.values())
+
+
+def _dense_coverage(layout: Layout, name: str, groups: Sequence[tuple[Selection, int]]) -> Tensor:
+    label = layout.labels[name]
     letters = "abcdefgh"
-    operands, equation = [torch.tensor(list(weight.values()), dtype=torch.float64)], "z"
+    operands, equation = [torch.tensor([weight for _, weight in groups], dtype=torch.float64)], "z"
     shape = [1] * len(label)
     for position, axis in enumerate(label):
-        if any(not selection.keys().isdisjoint(axis) for selection in held.values()):
-            operands.append(torch.stack([layout.indicator(name, position, s) for s in held.values()]).double())
+        if any(not selection.keys().isdisjoint(axis) for selection, _ in groups):
+            operands.append(torch.stack([layout.indicator(name, position, s) for s, _ in groups]).double())
             equation += f",z{letters[position]}"
             shape[position] = layout.shapes[name][position]
     output = "".join(letters[position] for position in range(len(shape)) if f",z{letters[position]}" in equation)

@@ -30,11 +30,16 @@ def allocate(
     ``pinned`` is memory of the host that a GPU reads and writes by itself.
     """
     buffer = torch.zeros(num_entries(layout), dtype=dtype, device=device, pin_memory=pinned)
+    return Packed(buffer, views(layout, buffer))
+
+
+def views(layout: Layout, buffer: Tensor) -> Tensors:
+    """The tensors in a buffer of that layout."""
     tensors, start = {}, 0
     for name, shape in layout.shapes.items():
         tensors[name] = buffer[start : start + math.prod(shape)].view(shape)
         start += _room(shape)
-    return Packed(buffer, tensors)
+    return tensors
 
 
 def moved(layout: Layout, packed: Packed, device: torch.device | str, *, pinned: bool = False) -> Packed:

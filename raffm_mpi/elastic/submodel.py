@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from raffm_mpi.elastic.labels import Selection
+from raffm_mpi.elastic.labels import DEPTH, Layout, Selection, Tensors
 from raffm_mpi.elastic.table import ModelLayout
 
 # What torch's own modules keep as numbers, from the shape of their weight.
@@ -40,18 +41,64 @@ class Shell:
     def fill(self, layout: ModelLayout, tensors: Mapping[str, Tensor]) -> nn.Module:
         """The module with the given parameters, which it shares; the one returned before is this same module.
 
-        ``layout`` is the sub-model's (``full.restrict(selection)``), ``tensors`` hold each of its parameters.
+        ``layout`` is the sub-model's (``full.restrict(selection)``), ``tensors`` hold each of its parameters; what
+        is frozen wants no gradient.
         """
         for name, places in layout.slots.items():
-            parameter = nn.Parameter(tensors[name])
+            parameter = nn.Parameter(tensors[name], requires_grad=name not in layout.frozen)
             for path, attribute in places:
                 module = self._modules[path]
                 module._parameters[attribute] = parameter
                 if attribute == "weight":
                     _set_shape(module, parameter.shape)
+        self._set_depth(layout)
         for (path, attribute), dimensions in layout.numbers.items():
             setattr(self._modules[path], attribute, math.prod(layout.sizes[d] for d in dimensions))
         return self._model
+
+    def _set_depth(self, layout: ModelLayout) -> None:
+        """Let the model's list of layers have as many as the layout."""
+        if not layout.stack:
+            return
+        layers = self._modules[layout.stack]
+        assert isinstance(layers, nn.ModuleList)
+        depth = layout.size(DEPTH)
+        owner, _, attribute = layout.stack.rpartition(".")
+        setattr(self._modules[owner], attribute, layers if depth == len(layers) else layers[:depth])
+
+
+class ElasticModel:
+    """A model on a device that becomes one sub-model after another, of the travelling tensors that it is given.
+
+    What is not ``sent`` never travels: it lies here in full width (``fixed``), and each sub-model takes its slices.
+    """
+
+    def __init__(self, model: nn.Module, layout: ModelLayout, sent: Layout, device: torch.device) -> None:
+        self.layout = layout
+        self.device = device
+        self.shell = Shell(model, device)
+        self.fixed: Tensors = {
+            name: parameter.detach().to(device)
+            for name, parameter in model.named_parameters()
+            if name not in sent.labels
+        }
+
+    def fill(self, selection: Selection, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """The sub-model that a selection of the full model keeps; as :meth:`Shell.fill`.
+
+        ``tensors`` are the sub-model's own that travel; contiguous ones on the device are shared, others copied.
+        """
+        own = {**self.layout.take(self.fixed, selection), **tensors}
+        on_device = {name: tensor.contiguous().to(self.device) for name, tensor in own.items()}
+        return self.shell.fill(self.layout.restrict(selection), on_device)
+
+
+def structure(model_class: Any, config: Any) -> nn.Module:
+    """The model that a class builds from a config, on torch's meta device: names, shapes and ties, no values."""
+    with torch.device("meta"):
+        model = model_class(copy.deepcopy(config))
+    model.tie_weights()  # some releases leave it out on this device
+    return cast(nn.Module, model)
 
 
 def extract(model: nn.Module, layout: ModelLayout, selection: Selection) -> nn.Module:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, TypeVar
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from raffm_mpi.elastic.labels import FIXED, Axis, Label, Layout, base, parse
+from raffm_mpi.elastic.labels import DENSE, DENSITY, DEPTH, FIXED, Axis, Label, Layout, Selection, base, parse
 
 MATMULS = (nn.Linear, nn.Conv2d, Conv1D)
 
@@ -67,9 +67,30 @@ class ModelLayout(Layout):
     transposed: frozenset[str]  # the weights whose last axis is that of the outputs
     products: tuple[Product, ...]  # the dimensions of each attention product, and the two places it pairs
     lengths: Mapping[str, int]  # positions of the places that the model itself knows
+    stack: str = ""  # the module that lists the layers, where there is one such list; else empty
+    frozen: frozenset[str] = frozenset()  # the parameters that no client trains: the base of adapters
+
+    @property
+    def trained(self) -> list[str]:
+        """The parameters that clients train."""
+        return [name for name in self.labels if name not in self.frozen]
+
+    def restrict(self, selection: Selection) -> ModelLayout:
+        """The layout of the sub-model that a selection keeps."""
+        sub = super().restrict(selection)
+        if len(sub.labels) == len(self.labels):
+            return sub
+        return replace(
+            sub,
+            slots={name: self.slots[name] for name in sub.labels},
+            matmuls=tuple((name, place) for name, place in self.matmuls if name in sub.labels),
+            products=tuple(product for product in self.products if _layer(product[0]) < sub.size(DEPTH)),
+        )
 
     def axes_of(self, setting: str) -> list[tuple[str, ...]]:
         """The dimensions of one entry of an elastic space, one tuple a layer: ``[("key[0]", "value[0]"), …]``."""
+        if setting == DEPTH:
+            return [(DEPTH,)]
         axes: list[tuple[str, ...]] = []
         for entry in self.family.elastic[setting]:
             axes += zip(*([d for d in self.sizes if base(d) == wanted] for wanted in entry.split()), strict=True)
@@ -110,10 +131,14 @@ def bind(family: Family, model: nn.Module) -> ModelLayout:
     _check_complete(family, model, [name for name in needed if name not in where], unmatched)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     labels, sizes = _solve(family, model, {name: labels[name] for name in shapes}, shapes)
+    stack, layers = _find_stack(labels)
     return ModelLayout(
         labels=labels,
         shapes=shapes,
         sizes=sizes,
+        layers=layers,
+        parts={**({DEPTH: 1 + max(layers.values())} if layers else {}), DENSITY: DENSE},
+        stack=stack,
         family=family,
         slots=slots,
         numbers=_bind_numbers(family, modules, prefix),
@@ -274,6 +299,20 @@ def _bind_numbers(
     if not numbers:
         raise ValueError(f"family '{family.name}': found no module named {' or '.join(family.numbers)}")
     return numbers
+
+
+def _find_stack(labels: Mapping[str, Label]) -> tuple[str, dict[str, int]]:
+    """The list of layers and the layer of each parameter in it; nothing for a model with several lists."""
+    found = {name: match for name in labels if (match := re.match(r"(.+?)\.(\d+)\.", name))}
+    stacks = {match[1] for match in found.values()}
+    if len(stacks) != 1:
+        return "", {}
+    return stacks.pop(), {name: int(match[2]) for name, match in found.items()}
+
+
+def _layer(axis: Axis) -> int:
+    """The layer of an axis's dimensions."""
+    return int(next(match[1] for factor in axis if (match := re.search(r"\[(\d+)\]", factor))))
 
 
 def _bind_products(family: Family, labels: Mapping[str, Label]) -> tuple[Product, ...]:

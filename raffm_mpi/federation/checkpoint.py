@@ -1,7 +1,8 @@
 """Checkpoints of a run: safetensors and JSON, whole or not at all; no pickle is ever read.
 
-``checkpoints/round_000012/`` is the state after that round: ``model.safetensors`` and ``state.json``, which has the
-SHA-256 of every part and of itself. ``checkpoints/partial/`` beside it is what a stopped run had of the round after.
+``checkpoints/round_000012/`` is the state after that round: ``model.safetensors``, ``optimizer.safetensors`` where the
+server has an optimizer, and ``state.json``, which has the SHA-256 of every part and of itself.
+``checkpoints/partial/`` beside it is what a stopped run had of the round after.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from raffm_mpi.log.reader import sentence
 from raffm_mpi.model import sha256
 
 FOLDER = "checkpoints"
-MODEL, STATE, SUMS, REPORTS = "model.safetensors", "state.json", "sums.safetensors", "reports.safetensors"
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+SUMS, REPORTS = "sums.safetensors", "reports.safetensors"
 _FORMAT = "raffm_mpi checkpoint"
 _VERSION = 1
 _PARTIAL = "partial"
@@ -73,10 +75,15 @@ class Partial:
     reports: Tensor
 
 
-def save(output: Path, round: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], kept: int) -> Checkpoint:
-    """Write the state after a round, and remove all but the ``kept`` newest; what is there stays if that fails."""
-    fields = {**state, "round": round, "model_sha256": sha256(tensors)}
-    checkpoint = _write(output / FOLDER / f"round_{round:06d}", {MODEL: tensors}, fields)
+def save(
+    output: Path, round: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], kept: int
+) -> Checkpoint:
+    """Write the state after a round, and remove all but the ``kept`` newest; what is there stays if that fails.
+
+    ``parts`` are the tensors of each file; one of them is the model.
+    """
+    fields = {**state, "round": round, "model_sha256": sha256(parts[MODEL])}
+    checkpoint = _write(output / FOLDER / f"round_{round:06d}", parts, fields)
     for old in _folders(output)[kept:]:
         shutil.rmtree(old)
     return checkpoint
@@ -87,8 +94,8 @@ def save_partial(output: Path, sums: Mapping[str, Tensor], reports: Tensor, stat
     return _write(output / FOLDER / _PARTIAL, {SUMS: sums, REPORTS: {_REPORTS: reports}}, state)
 
 
-def find(output: Path) -> tuple[Checkpoint | None, dict[str, Tensor], list[str]]:
-    """The newest checkpoint that is whole, its model, and a sentence for each newer one that is not.
+def find(output: Path) -> tuple[Checkpoint | None, dict[str, dict[str, Tensor]], list[str]]:
+    """The newest checkpoint that is whole, its parts, and a sentence for each newer one that is not.
 
     None, and no sentence, where there is none. Raises DamagedCheckpoint where all are damaged.
     """
@@ -96,7 +103,7 @@ def find(output: Path) -> tuple[Checkpoint | None, dict[str, Tensor], list[str]]
     for folder in _folders(output):
         try:
             checkpoint = _open(folder)
-            return checkpoint, checkpoint.tensors(MODEL), flaws
+            return checkpoint, {part: checkpoint.tensors(part) for part in checkpoint.state["parts"]}, flaws
         except DamagedCheckpoint as error:
             flaws.append(str(error))
     if flaws:

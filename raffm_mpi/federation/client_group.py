@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
 
 from raffm_mpi.aggregation import flaw
-from raffm_mpi.elastic.labels import Tensors, within
+from raffm_mpi.elastic.labels import DENSE, DENSITY, Tensors, is_kept, within
 from raffm_mpi.elastic.packing import Packed, allocate, moved
 from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.elastic.table import ModelLayout
@@ -19,6 +20,8 @@ from raffm_mpi.federation.plan import SPLITS, Action, Plan, Round
 from raffm_mpi.federation.presence import Phase
 from raffm_mpi.federation.tally import CLIENT_REPORT, Tally
 from raffm_mpi.federation.transport import Transport
+from raffm_mpi.objective import NestedObjective, Objective
+from raffm_mpi.seeds import generator
 from raffm_mpi.training import TrainingFault, TrainingResult, is_out_of_memory, train
 
 _NOTHING = TrainingResult(0, 0.0, 0.0, 0.0, 0.0)
@@ -34,7 +37,8 @@ class ClientGroup:
         self.presence = transport.presence
         self.number = (transport.rank - 1) % len(transport.hosts)
         self.device = experiment.device
-        self.shell = Shell(experiment.model, self.device.device)
+        self.elastic = experiment.elastic
+        self.inner_shell: Shell | None = None  # for sub-models within a client's
         self.kept: Tally | None = None  # trained since the sums were last handed over
 
     def serve(self) -> None:
@@ -74,11 +78,11 @@ class ClientGroup:
 
     def _serve_evaluation(self, plan: Plan) -> None:
         self.presence.doing(Phase.EVALUATING, plan.round)
-        selection = self.experiment.method.ladder()[plan.rung]
-        layout = self.experiment.layout.restrict(selection)
+        selection = self.experiment.ladder()[plan.rung]
+        layout = self.experiment.aggregator.sent.restrict(selection)
         packed = self._receiving(layout)
         self.transport.broadcast(packed.buffer)
-        model = self.shell.fill(layout, moved(layout, packed, self.device.device).tensors)
+        model = self.elastic.fill(selection, moved(layout, packed, self.device.device).tensors)
         split, task = self.experiment.split(SPLITS[plan.split]), self.experiment.info.task
         batch_size = self.experiment.settings.evaluation.batch_size
         shard, num_shards = self.transport.members.index(self.transport.rank) - 1, self.transport.size - 1
@@ -112,25 +116,33 @@ class ClientGroup:
         """Train a client, in smaller parts if its batches do not fit into memory; returns its row of the reports."""
         start = time.perf_counter()
         problem, micro_batches = "", 1
-        result, fault = self._train_client(round, position, client, received, tally, micro_batches)
+        result, weight, fault = self._train_client(round, position, client, received, tally, micro_batches)
         if fault is _OUT_OF_MEMORY:
             problem, micro_batches = f"{fault}; trained again with half batches", 2
-            result, fault = self._train_client(round, position, client, received, tally, micro_batches)
+            result, weight, fault = self._train_client(round, position, client, received, tally, micro_batches)
         overhead_s = time.perf_counter() - start - result.train_s
         losses = (result.first_loss, result.last_loss, result.mean_loss)
         told = (fault or problem).encode()[: CLIENT_REPORT["problem"].itemsize]
-        return 1, not fault, self.number, result.num_steps, micro_batches, *losses, result.train_s, overhead_s, told
+        done = (1, not fault, weight, self.number, result.num_steps, micro_batches)
+        return *done, *losses, result.train_s, overhead_s, told
 
     def _train_client(
         self, round: Round, position: int, client: int, received: Tensors, tally: Tally, micro_batches: int
-    ) -> tuple[TrainingResult, str]:
-        """Slice, train, add the weighted update to the sum; what went wrong is returned, and leaves no trace in it."""
-        experiment = self.experiment
+    ) -> tuple[TrainingResult, int, str]:
+        """Slice, train, add the weighted contribution to the sum; returns the weight and what went wrong.
+
+        What went wrong leaves no trace in the sum.
+        """
+        experiment, aggregator = self.experiment, self.experiment.aggregator
         selection = within(round.envelope, round.selections[position])
         try:
             slices = round.layout.take(received, selection)
-            trained = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in slices.items()}
-            model = self.shell.fill(round.layout.restrict(selection), trained)
+            trained = {
+                name: tensor.clone(memory_format=torch.contiguous_format)
+                for name, tensor in slices.items()
+                if name not in experiment.layout.frozen
+            }
+            model = self.elastic.fill(round.selections[position], {**slices, **trained})
             result = train(
                 model,
                 experiment.examples.train,
@@ -140,21 +152,40 @@ class ClientGroup:
                 seed=experiment.settings.seed,
                 round=round.plan.round,
                 client=client,
+                objective=self._objective(round, position, slices),
                 micro_batches=micro_batches,
                 after_step=self.presence.step,
             )
+            contribution = aggregator.contribution(slices, trained)
         except TrainingFault as fault:
-            return _NOTHING, str(fault)
+            return _NOTHING, 0, str(fault)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             self.device.empty_cache()
-            return _NOTHING, _OUT_OF_MEMORY
-        update = {name: tensor.sub_(slices[name]) for name, tensor in trained.items()}
-        problem = flaw(update)
-        if problem is None:
-            tally.total.add(selection, update, round.weights[position])
-        return result, problem or ""
+            return _NOTHING, 0, _OUT_OF_MEMORY
+        problem = flaw(contribution)
+        if problem is not None:
+            return result, 0, problem
+        return result, aggregator.add(tally.total, selection, contribution, round.weights[position]), ""
+
+    def _objective(self, round: Round, position: int, received: Tensors) -> Objective:
+        """What a client minimises: its method's and the settings' share in it."""
+        experiment, selection = self.experiment, round.selections[position]
+        number, client = round.plan.round, int(round.plan.cohort[position])
+        layout = experiment.layout.restrict(selection)
+        density = layout.size(DENSITY)
+        options: dict[str, Any] = {
+            "received": received,
+            "kept": {} if density == DENSE else {name: is_kept(t, density) for name, t in received.items()},
+            "proximal": experiment.settings.training.proximal,
+        }
+        nested = experiment.method.nested(number, client, selection)
+        if nested is None:
+            return Objective(**options)
+        self.inner_shell = self.inner_shell or Shell(experiment.model, self.device.device)
+        draws = generator(experiment.settings.seed, "nested", number, client)
+        return NestedObjective(nested, self.inner_shell, layout, selection, draws, **options)
 
     @property
     def _hands_over_gpu_memory(self) -> bool:

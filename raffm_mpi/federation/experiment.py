@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -11,23 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import TypeAdapter
-from torch import nn
+from torch import Tensor, nn
 
 from raffm_mpi import data
+from raffm_mpi.aggregators import Aggregator, make_aggregator
 from raffm_mpi.config import ComputeSettings, Settings
+from raffm_mpi.elastic.adapters import whole_layout
 from raffm_mpi.elastic.cost import Cost, Lengths, cost, peak_training_bytes
-from raffm_mpi.elastic.families import layout_of
-from raffm_mpi.elastic.labels import Selection
+from raffm_mpi.elastic.labels import Selection, Tensors
+from raffm_mpi.elastic.submodel import ElasticModel
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.federation.frozen import check_alike, put_in_order
 from raffm_mpi.federation.interruptions import Interruption
 from raffm_mpi.federation.probe import RIGHT, echo
 from raffm_mpi.federation.transport import Transport
-from raffm_mpi.methods import Method, check_method, make_method
+from raffm_mpi.methods import Method, check_method, make_method, prepare_model
+from raffm_mpi.methods.ranks import Ranks
 from raffm_mpi.metrics import metrics_of
-from raffm_mpi.model import inputs_of, load_config, load_model, structure
+from raffm_mpi.model import inputs_of, load_config, load_model, sha256, structure
 from raffm_mpi.training import Device, examples_seen
 
+_DISTILLED = ("image_classification", "text_classification")
 _MAX_COSTS = 4096  # remembered; a method of few widths computes each once
 
 
@@ -43,9 +49,30 @@ class Outline:
     lengths: Lengths
     _costs: dict[tuple[int, ...], Cost] = field(default_factory=dict, kw_only=True)
 
+    @cached_property
+    def aggregator(self) -> Aggregator:
+        """What travels, and how clients' results are aggregated."""
+        return make_aggregator(self.settings, self.layout)
+
+    @cached_property
+    def ranks(self) -> Ranks:
+        """The ranks of the clients' adapters."""
+        return Ranks.of(self.settings.model.lora, self.layout, self.settings.seed)
+
+    def selections(self, round: int, cohort: Sequence[int]) -> list[Selection]:
+        """What each client of a cohort holds: what the method chooses, and its rank of every adapter."""
+        chosen = self.method.selections(round, cohort)
+        return [{**own, **self.ranks.of_client(client)} for client, own in zip(cohort, chosen, strict=True)]
+
+    def ladder(self) -> list[Selection]:
+        """The sub-models worth evaluating, largest first; the last has the clients' smallest rank."""
+        ladder = self.method.ladder()
+        smallest = self.ranks.smallest()
+        return [*ladder, {**ladder[-1], **smallest}] if smallest else ladder
+
     def sizes(self, selection: Selection) -> tuple[int, ...]:
         """Every dimension's size in a sub-model, in the layout's order."""
-        return tuple(self.layout.size(dimension, selection) for dimension in self.layout.sizes)
+        return tuple(self.layout.size(dimension, selection) for dimension in self.layout.all_sizes)
 
     def cost(self, selection: Selection) -> Cost:
         """The cost of a sub-model on this data set's examples."""
@@ -56,10 +83,19 @@ class Outline:
             self._costs[sizes] = cost(self.layout, selection, **self.lengths)
         return self._costs[sizes]
 
-    def client_flops(self, client: int, selection: Selection) -> float:
+    def traffic(self, selections: Sequence[Selection]) -> tuple[np.ndarray, np.ndarray]:
+        """Simulated bytes to and from each client of a cohort: int64 ``[cohort]`` each."""
+        costs = [self.cost(selection) for selection in selections]
+        bytes_up = np.array([cost.bytes for cost in costs], np.int64)
+        masks = np.array([cost.mask_bytes for cost in costs], np.int64)  # the client sends what it was sent
+        return self.aggregator.bytes_down(bytes_up, selections) + masks, bytes_up
+
+    def client_flops(self, round: int, client: int, selection: Selection) -> float:
         """FLOPs of one client's local training in one round."""
-        num_examples = len(self.partition.client(client))
-        return float(self.cost(selection).training_flops) * examples_seen(self.settings.training, num_examples)
+        nested = self.method.nested(round, client, selection)
+        trained = nested.trained(selection) if nested else [(selection, 1.0)]
+        flops = sum(often * self.cost(own).training_flops for own, often in trained)
+        return flops * examples_seen(self.settings.training, len(self.partition.client(client)))
 
     def training_bytes(self, selection: Selection) -> int:
         """Estimated peak memory of training a sub-model, as :func:`peak_training_bytes`."""
@@ -75,11 +111,29 @@ class Outline:
 
 @dataclass(frozen=True)
 class Experiment(Outline):
-    """A run's data, model and method, the same on every rank; only the device is a rank's own."""
+    """A run's data, model and method, the same on every rank; only the device is a rank's own.
+
+    ``order`` is the permutation that a frozen base was put in, and its adapters with it, before the first round.
+    """
 
     examples: data.FederatedData
     model: nn.Module
     device: Device
+    order: Selection = field(default_factory=dict)
+
+    @cached_property
+    def elastic(self) -> ElasticModel:
+        """The model on this rank's device, to be filled with one sub-model after another."""
+        return ElasticModel(self.model, self.layout, self.aggregator.sent, self.device.device)
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> Tensors:
+        """Every parameter of the global model of which ``tensors`` travel, in the order that the run began with."""
+        found = {**self.elastic.fixed, **tensors}
+        if not self.order:
+            return found
+        restored = {name: torch.empty_like(tensor) for name, tensor in found.items()}
+        self.layout.put(restored, self.order, found)
+        return restored
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -117,10 +171,18 @@ def look(settings: Settings) -> Look:
     if num_clients is not None and kind not in ("k_shot", "by_column"):
         num_examples = next(split.num_examples for split in info.splits if split.role == "train")
         data.check_enough(settings.data.partition, num_examples, num_clients)
+    if getattr(settings.method, "distillation", 0) and info.task not in _DISTILLED:
+        allowed = " and ".join(_DISTILLED)
+        raise ValueError(f"method.distillation: task {info.task} has no classes to distil; allowed with {allowed}")
     config = load_config(settings.model, info)
     inputs = inputs_of(settings.model, settings.data, config, info.task)
-    check_method(settings.method, layout_of(structure(config, info.task)))
+    check_method(settings.method, outlined(settings, config, info))
     return Look(info, config, inputs)
+
+
+def outlined(settings: Settings, config: Any, info: data.DataInfo) -> ModelLayout:
+    """The layout of the model that clients train, from its structure alone; ValueError as :func:`look`."""
+    return whole_layout(prepare_model(settings.method, structure(settings.model, config, info.task)))
 
 
 @contextmanager
@@ -164,7 +226,10 @@ def set_up(settings: Settings, transport: Transport, looked: Look | None) -> Exp
     folder = prepared.folder
     for is_my_turn in (transport.node_rank == 0, True):
         folder = transport.together(partial(_find, settings, prepared) if is_my_turn else import_ahead) or folder
-    return transport.together(partial(_build, settings, device, prepared.info, folder))
+    experiment = transport.together(partial(_build, settings, device, prepared.info, folder))
+    if experiment.layout.frozen:
+        check_alike(sha256(experiment.elastic.fixed), transport)
+    return experiment
 
 
 def _select_device(settings: ComputeSettings, transport: Transport) -> Device:
@@ -204,10 +269,13 @@ def _build(settings: Settings, device: Device, info: data.DataInfo, folder: Path
     examples, config = data.open_data(folder), load_config(settings.model, info)
     partition = deal(settings, info, examples)
     model = load_model(settings.model, config, info.task, settings.seed, examples.pad_token_id)
-    layout = layout_of(model)
+    model = prepare_model(settings.method, model)
+    layout = whole_layout(model)
     lengths = lengths_of(examples.train)
     method = make_method(settings.method, layout, settings.seed, partial(cost, layout, **lengths))
-    return Experiment(settings, info, partition, layout, method, lengths, examples, model, device)
+    method.begin({name: parameter.detach() for name, parameter in model.named_parameters()})
+    order = put_in_order(model, layout, method) if layout.frozen else {}
+    return Experiment(settings, info, partition, layout, method, lengths, examples, model, device, order)
 
 
 def deal(settings: Settings, info: data.DataInfo, examples: data.FederatedData) -> data.Partition:

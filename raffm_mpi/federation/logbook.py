@@ -55,7 +55,7 @@ def open_log(
         path,
         config=settings.to_yaml(),
         attributes={**attributes, "task": experiment.info.task, "metrics": list(experiment.metrics)},
-        dimensions=list(experiment.layout.sizes),
+        dimensions=list(experiment.layout.all_sizes),
         label_names=list(experiment.info.label_names or NO_CLASSES),
         ranks=rows,
         file_locking=settings.log.file_locking,

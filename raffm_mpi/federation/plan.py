@@ -96,31 +96,34 @@ class Round:
 
     plan: Plan
     selections: Sequence[Selection]
-    weights: Sequence[int]  # examples of each client, or 1 each for the official arithmetic
+    weights: Sequence[int]  # of each client, as the aggregator has it
     envelope: Selection
-    layout: ModelLayout  # the envelope's
+    layout: ModelLayout  # of what is sent: the envelope's
+    sums: ModelLayout  # of what is summed, within the envelope
     experiment: Outline
 
     @classmethod
     def derive(cls, plan: Plan, experiment: Outline) -> Round:
         """The same on every rank."""
         cohort = [int(client) for client in plan.cohort]
-        selections = experiment.method.selections(plan.round, cohort)
-        faithful = experiment.settings.federation.paper_faithful
-        weights = [1 if faithful else len(experiment.partition.client(client)) for client in cohort]
+        aggregator = experiment.aggregator
+        selections = experiment.selections(plan.round, cohort)
+        weights = [aggregator.weight(len(experiment.partition.client(client))) for client in cohort]
         envelope = union(experiment.layout, selections)
-        return cls(plan, selections, weights, envelope, experiment.layout.restrict(envelope), experiment)
+        layout, sums = aggregator.sent.restrict(envelope), aggregator.summed.restrict(envelope)
+        return cls(plan, selections, weights, envelope, layout, sums, experiment)
 
     @cached_property
     def total_weight(self) -> int:
-        """The examples of the whole cohort, which fixes the grid of the exact sum."""
-        return sum(self.weights)
+        """A bound on the weight of the whole cohort, which fixes the grid of the exact sum."""
+        return self.experiment.aggregator.total_weight(self.weights)
 
     @cached_property
     def flops(self) -> np.ndarray:
         """FLOPs of each client's local training: float64 ``[cohort]``."""
+        number, flops = self.plan.round, self.experiment.client_flops
         pairs = zip(self.plan.cohort, self.selections, strict=True)
-        return np.array([self.experiment.client_flops(int(client), selection) for client, selection in pairs])
+        return np.array([flops(number, int(client), selection) for client, selection in pairs])
 
 
 SPLITS = ("validation", "test")

@@ -21,7 +21,7 @@ from raffm_mpi.federation.tally import CLIENT_REPORT, Tally
 from raffm_mpi.log import LOWER_IS_BETTER, RunLog
 from raffm_mpi.training import learning_rate
 
-_NOT_LOGGED = ("done", "trained", "problem")  # of a report, in the clients table
+_NOT_LOGGED = ("done", "trained", "weight", "problem")  # of a report, in the clients table
 
 
 class Display(Protocol):
@@ -75,7 +75,7 @@ class Recorder:
         self.evaluated_round = max(next_round - 2, -1)  # the last whose evaluation is in the log
         self.last_problem = "none"  # why the last client was dropped
         self._submodels = {tuple(sizes): number for number, sizes in enumerate(log.submodels.tolist())}
-        for selection in experiment.method.ladder():  # these come first: sub-model 0 is the full one
+        for selection in experiment.ladder():  # these come first: sub-model 0 is the full one
             self._submodel(0, selection)
 
     def round(self, round: Round, reports: np.ndarray, clock: Clock, exchange_bytes: int) -> None:
@@ -179,17 +179,16 @@ class Recorder:
 
     def _client_rows(self, round: Round, reports: np.ndarray) -> dict[str, np.ndarray]:
         plan, experiment = round.plan, self.experiment
-        prices = [experiment.cost(selection) for selection in round.selections]
-        num_bytes = np.array([price.bytes for price in prices])
+        bytes_down, bytes_up = experiment.traffic(round.selections)
         return {
             "round": np.full(len(reports), plan.round),
             "client": plan.cohort,
             "submodel": np.array([self._submodel(plan.round, selection) for selection in round.selections]),
-            "parameters": np.array([price.parameters for price in prices]),
+            "parameters": np.array([experiment.cost(selection).parameters for selection in round.selections]),
             "train_flops": round.flops,
             "num_examples": experiment.partition.sizes[plan.cohort],
-            "bytes_down": num_bytes,
-            "bytes_up": num_bytes,
+            "bytes_down": bytes_down,
+            "bytes_up": bytes_up,
             "status": np.where(reports["trained"], "trained", "dropped"),
         } | {name: reports[name] for name in CLIENT_REPORT.names or () if name not in _NOT_LOGGED}
 

@@ -51,6 +51,7 @@ class Start:
     is_finished: bool = False
     checkpoint: Checkpoint | None = None
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    optimizer: Mapping[str, Tensor] = field(default_factory=dict)  # the state of the server's optimizer
     partial: Partial | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)  # of the log so far
     remarks: list[str] = field(default_factory=list)  # what a person should know
@@ -82,7 +83,7 @@ def find_start(settings: Settings) -> Start:
         if not run.num_rows["partition"]:  # killed while its log was made
             return nothing
         _check_settings(settings, run)
-        checkpoint, tensors, flaws = checkpoints.find(output)
+        checkpoint, parts, flaws = checkpoints.find(output)
         partial = None
         try:
             partial = checkpoints.find_partial(output, checkpoint)
@@ -93,7 +94,8 @@ def find_start(settings: Settings) -> Start:
             is_new=False,
             is_finished=run.status == "finished" and len(run.rounds) == settings.federation.num_rounds,
             checkpoint=checkpoint,
-            tensors=tensors,
+            tensors=parts.get(checkpoints.MODEL, {}),
+            optimizer=parts.get(checkpoints.OPTIMIZER, {}),
             partial=partial,
             attributes=run.attributes,
             remarks=[f"{flaw}; the state before it is used" for flaw in flaws],

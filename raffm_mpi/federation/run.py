@@ -22,6 +22,7 @@ from raffm_mpi.federation.say import say
 from raffm_mpi.federation.server import Server, dismiss
 from raffm_mpi.federation.state import RunState
 from raffm_mpi.federation.transport import Transport
+from raffm_mpi.log import RunLog
 from raffm_mpi.model import save_model, sha256
 
 _SETUP_PATIENCE = 10  # times the settings' patience with a silent rank: preparing a data set gives no sign of life
@@ -109,8 +110,7 @@ def _serve(
     try:
         log_start(recorder, state, start, transport, [device for _, device, _ in ranks])
         server.run()
-        disk.write(lambda: save_model(output / "model", server.shell, experiment.layout, server.model.tensors))
-        disk.write(lambda: log.finish("finished", sha256(server.model.tensors)))
+        _leave_model(experiment, server, disk, log)
     except Interruption as interruption:
         close_log(log, recorder, interruption)
         dismiss(transport)
@@ -122,6 +122,14 @@ def _serve(
     finally:
         shown.close()
     dismiss(transport)
+
+
+def _leave_model(experiment: Experiment, server: Server, disk: Disk, log: RunLog) -> None:
+    """Write the final model, and its fingerprint."""
+    folder, whole = Path(experiment.settings.output) / "model", experiment.whole(server.model.tensors)
+    shell, keeps_base = experiment.elastic.shell, experiment.aggregator.keeps_base
+    disk.write(lambda: save_model(folder, shell, experiment.layout, whole, keeps_base=keeps_base))
+    disk.write(lambda: log.finish("finished", sha256(whole)))
 
 
 def _how_losses_end(transport: Transport) -> str:

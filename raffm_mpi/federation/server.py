@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from raffm_mpi.aggregation import apply_official, apply_update
+from raffm_mpi.aggregators import Gathered
 from raffm_mpi.elastic.labels import Selection
-from raffm_mpi.elastic.packing import Packed, pack
-from raffm_mpi.elastic.submodel import Shell
+from raffm_mpi.elastic.packing import Packed, pack, views
 from raffm_mpi.evaluation import evaluate
 from raffm_mpi.federation.client_group import ClientGroup
 from raffm_mpi.federation.experiment import Experiment, during
@@ -27,10 +27,11 @@ from raffm_mpi.federation.state import RunState
 from raffm_mpi.federation.tally import Tally
 from raffm_mpi.federation.transport import Transport
 from raffm_mpi.metrics import WIDTHS
+from raffm_mpi.server_optimizer import make_server_optimizer
 
 
 class Server:
-    """Owns the global model; everything it tells the groups is a :class:`Plan` and an envelope of tensors."""
+    """Owns what travels of the global model; all it tells the groups is a :class:`Plan` and an envelope of tensors."""
 
     def __init__(
         self, experiment: Experiment, transport: Transport, recorder: Recorder, state: RunState, sharded: bool
@@ -41,13 +42,16 @@ class Server:
         self.presence = transport.presence
         self.recorder = recorder
         self.state = state
-        self.layout = experiment.layout
-        self.shell = Shell(experiment.model, experiment.device.device)
+        self.layout = experiment.aggregator.sent
         self.group: ClientGroup | None = None  # where the server is alone
         self.schedule = Schedule(len(transport.hosts))
         self.prefers_sharded = sharded  # whether the groups evaluate, between rounds
         parameters = {name: parameter.detach() for name, parameter in experiment.model.named_parameters()}
-        self.model: Packed = pack(self.layout, state.start.tensors or parameters)
+        own = {name: parameters[name] for name in self.layout.labels}
+        self.model: Packed = pack(self.layout, state.start.tensors or own)
+        self.optimizer = make_server_optimizer(self.settings.server, self.layout)
+        if state.start.checkpoint:
+            self.optimizer.restore(state.start.optimizer)
         self.schedule.restore(state.start.schedule)
 
     @property
@@ -171,16 +175,20 @@ class Server:
         return received
 
     def _commit(self, round: Round, tally: Tally, clock: Clock, exchange_bytes: int) -> None:
-        """Apply the mean update, reorder, and write the round's rows."""
+        """Aggregate, reorder, and write the round's rows."""
         self.presence.doing(Phase.COMMITTING, round.plan.round)
         start = time.perf_counter()
-        selections = [round.selections[position] for position in tally.trained]
-        weights = [round.weights[position] for position in tally.trained]
-        if self.settings.federation.paper_faithful:
-            apply_official(self.model.tensors, self.layout, tally.total, round.envelope, selections)
-        else:
-            apply_update(self.model.tensors, self.layout, tally.total, round.envelope, selections, weights)
-        self._reorder()
+        before = self.model.buffer.clone() if self.experiment.method.needs_update else None
+        gathered = Gathered(
+            round.plan.round,
+            round.envelope,
+            [round.selections[position] for position in tally.trained],
+            [round.weights[position] for position in tally.trained],
+            [int(weight) for weight in tally.reports["weight"][tally.trained]],
+        )
+        self.experiment.aggregator.apply(self.model.tensors, tally.total, gathered, self.optimizer)
+        self.experiment.method.rewrite(self.model.tensors)
+        self._reorder(before)
         clock.commit_s = time.perf_counter() - start
         clock.round_s = time.perf_counter() - clock.start
         self.recorder.round(round, tally.reports, clock, exchange_bytes)
@@ -193,18 +201,27 @@ class Server:
             train_s, overhead_s = (float(reports[name][mine].sum()) for name in ("train_s", "overhead_s"))
             self.schedule.correct(group, float(round.flops[mine].sum()), train_s, int(mine.sum()), overhead_s)
 
-    def _reorder(self) -> None:
-        """Let the method put the salient entries first; the global model stays the same function."""
-        order = self.experiment.method.order(self.model.tensors)
+    def _reorder(self, before: Tensor | None = None) -> None:
+        """Let the method put the salient entries first; the global model stays the same function.
+
+        A frozen base was put in order before the first round, on every rank. ``before`` is the model's buffer before
+        the last update, for a method that looks at that.
+        """
+        if self.experiment.layout.frozen:
+            return
+        update = None if before is None else views(self.layout, self.model.buffer - before)
+        order = self.experiment.method.order(self.model.tensors, update)
         if order:
             self.layout.check(order)
             self.model = pack(self.layout, self.layout.take(self.model.tensors, order))
+            self.optimizer.reorder(order)
 
     def _save(self, number: int) -> None:
         """Write the checkpoint after a round, unless it is there or there is nothing to save yet."""
         if self.state.saved_round < number:
             self.presence.doing(Phase.SAVING, number)
-            self.recorder.checkpoint(*self.state.save(number, self.model.tensors, self.schedule.state()))
+            saved = self.state.save(number, self.model.tensors, self.optimizer.state(), self.schedule.state())
+            self.recorder.checkpoint(*saved)
 
     def _stop_if_asked(self, num_done: int, and_more: str = "") -> None:
         """At a boundary: raise Stopped where the run shall stop, with what is committed saved."""
@@ -231,7 +248,7 @@ class Server:
         if not final and (number + 1) % settings.every:
             return
         roles = [role for role in SPLITS if getattr(examples, role) is not None]
-        ladder = self.experiment.method.ladder()
+        ladder = self.experiment.ladder()
         all_rungs = settings.submodels == "always" or (final and settings.submodels == "last")
         rows = []
         for role in roles if final else roles[:1]:
@@ -258,10 +275,7 @@ class Server:
             predictions = np.zeros((len(split), WIDTHS[task]))
             self.transport.merge(predictions.reshape(-1))
             return predictions
-        tensors = self.layout.take(self.model.tensors, selection)
-        model = self.shell.fill(
-            self.layout.restrict(selection), {n: t.contiguous().to(device.device) for n, t in tensors.items()}
-        )
+        model = self.experiment.elastic.fill(selection, self.layout.take(self.model.tensors, selection))
         size = self.settings.evaluation.batch_size
         batches = itertools.takewhile(lambda _: not self.presence.stopping, range(-(-len(split) // size)))
         return evaluate(model, split, task, device, size, batches, self.presence.step)

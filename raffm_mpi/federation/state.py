@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raffm_mpi.config import ReliabilitySettings
 from raffm_mpi.federation import checkpoint as checkpoints
-from raffm_mpi.federation.checkpoint import Checkpoint
+from raffm_mpi.federation.checkpoint import MODEL, OPTIMIZER, Checkpoint
 from raffm_mpi.federation.disk import Disk
 from raffm_mpi.federation.plan import Round
 from raffm_mpi.federation.resume import Start
@@ -40,12 +40,19 @@ class RunState:
         every = self.settings.checkpoint_every
         return every is not None and (number + 1) % every == 0
 
-    def save(self, number: int, tensors: Mapping[str, Tensor], schedule: Mapping[str, Any]) -> tuple[Checkpoint, float]:
+    def save(
+        self,
+        number: int,
+        tensors: Mapping[str, Tensor],
+        optimizer: Mapping[str, Tensor],
+        schedule: Mapping[str, Any],
+    ) -> tuple[Checkpoint, float]:
         """Write the state after a round; returns it with the seconds that took."""
         start = time.perf_counter()
         state = {"run_id": self.start.run_id, "schedule": schedule, "log": {"num_rounds": number + 1}}
         kept = self.settings.checkpoints_kept
-        self.saved = self.disk.write(lambda: checkpoints.save(self.output, number, tensors, state, kept))
+        parts = {MODEL: tensors, **({OPTIMIZER: optimizer} if optimizer else {})}
+        self.saved = self.disk.write(lambda: checkpoints.save(self.output, number, parts, state, kept))
         return self.saved, time.perf_counter() - start
 
     def save_partial(self, round: Round, tally: Tally) -> None:

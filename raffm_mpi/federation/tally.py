@@ -15,6 +15,7 @@ CLIENT_REPORT = np.dtype(
     [
         ("done", "u1"),
         ("trained", "u1"),  # its update is in the sum
+        ("weight", "i8"),  # by which it is
         ("group", "i2"),
         ("num_steps", "i8"),
         ("micro_batches", "i2"),
@@ -39,7 +40,7 @@ class Tally:
     @classmethod
     def empty(cls, round: Round, device: torch.device | str = "cpu") -> Tally:
         """Nothing trained yet."""
-        total = ExactSum.zeros(round.layout, round.total_weight, device)
+        total = ExactSum.zeros(round.sums, round.total_weight, device)
         return cls(round.plan.key, total, np.zeros(len(round.plan.cohort), CLIENT_REPORT))
 
     @property

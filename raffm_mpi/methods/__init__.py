@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from torch import nn
 
-from raffm_mpi.config import FedAvgSettings, MethodSettings, RaFFMSettings
-from raffm_mpi.elastic.cost import Cost
-from raffm_mpi.elastic.labels import Selection
+from raffm_mpi import config
+from raffm_mpi.config import CustomSettings, MethodSettings
 from raffm_mpi.elastic.table import ModelLayout
-from raffm_mpi.methods.base import Method
+from raffm_mpi.methods.base import Method, Price
+from raffm_mpi.methods.custom import load_method
+from raffm_mpi.methods.depthfl import DepthFL
 from raffm_mpi.methods.fedavg import FedAvg
+from raffm_mpi.methods.fedrolex import FedRolex
+from raffm_mpi.methods.fiarse import FIARSE
+from raffm_mpi.methods.fjord import FjORD
+from raffm_mpi.methods.heterofl import HeteroFL
+from raffm_mpi.methods.prism import PriSM
 from raffm_mpi.methods.raffm import RaFFM
-from raffm_mpi.methods.space import resolve
 
-__all__ = ["Method", "check_method", "make_method"]
+__all__ = ["METHODS", "Method", "check_method", "make_method", "prepare_model"]
+
+METHODS: dict[type[config.Group], type[Method]] = {
+    config.FedAvgSettings: FedAvg,
+    config.RaFFMSettings: RaFFM,
+    config.HeteroFLSettings: HeteroFL,
+    config.FedRolexSettings: FedRolex,
+    config.FjORDSettings: FjORD,
+    config.DepthFLSettings: DepthFL,
+    config.FIARSESettings: FIARSE,
+    config.PriSMSettings: PriSM,
+}
 
 
 def check_method(settings: MethodSettings, layout: ModelLayout) -> None:
-    """Raise ValueError for an elastic space that the model contradicts: all that its structure alone can tell."""
-    if isinstance(settings, RaFFMSettings):
-        resolve(settings.space, layout)
+    """Raise ValueError for settings that the model contradicts: all that its structure alone can tell."""
+    _class_of(settings).check(settings, layout)
 
 
-def make_method(settings: MethodSettings, layout: ModelLayout, seed: int, price: Callable[[Selection], Cost]) -> Method:
+def prepare_model(settings: MethodSettings, model: nn.Module) -> nn.Module:
+    """The model that the method trains, made of a transformers model, in place; ValueError if it cannot be."""
+    return _class_of(settings).prepare(model)
+
+
+def make_method(settings: MethodSettings, layout: ModelLayout, seed: int, price: Price) -> Method:
     """The method that the settings describe, for one model; ValueError if the two contradict each other."""
-    match settings:
-        case FedAvgSettings():
-            return FedAvg(layout, seed, price)
-        case RaFFMSettings():
-            return RaFFM(layout, seed, price, settings)
+    return _class_of(settings)(layout, seed, price, settings)
+
+
+def _class_of(settings: MethodSettings) -> type[Method]:
+    return load_method(settings.name) if isinstance(settings, CustomSettings) else METHODS[type(settings)]

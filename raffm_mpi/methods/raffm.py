@@ -6,45 +6,67 @@ client trains the leading part that fits it (high-performance sub-model extracti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from raffm_mpi.config import RaFFMSettings
-from raffm_mpi.elastic.cost import Cost
 from raffm_mpi.elastic.labels import FULL, Selection, base
 from raffm_mpi.elastic.salience import order
 from raffm_mpi.elastic.table import ModelLayout
-from raffm_mpi.methods.base import Method
+from raffm_mpi.methods.base import Method, Price
+from raffm_mpi.methods.budget import Budgets
 from raffm_mpi.methods.space import resolve
+from raffm_mpi.objective import Nested
 from raffm_mpi.seeds import generator
+
+_PUPILS = 4  # random sub-models, of which a client that distils draws one a step
 
 
 class RaFFM(Method):
     """Sub-models are prefixes of a model kept in order of salience; widths come from an elastic space."""
 
-    def __init__(
-        self, layout: ModelLayout, seed: int, price: Callable[[Selection], Cost], settings: RaFFMSettings
-    ) -> None:
-        super().__init__(layout, seed, price)
+    def __init__(self, layout: ModelLayout, seed: int, price: Price, settings: RaFFMSettings) -> None:
+        super().__init__(layout, seed, price, settings)
         self.space = resolve(settings.space, layout)
-        self._widths = self._sandwich if settings.widths == "sandwich" else self._by_budget
+        self.needs_update = settings.salience == "first_order"
+        self._budgets = Budgets(settings, self.space.path, price, seed) if settings.budgets else None
         self._ordered = {
             "all": list(layout.sizes),
+            "first_order": list(layout.sizes),
             "paper": [dimension for dimension in layout.sizes if base(dimension) == "key"],
             "none": [],
         }[settings.salience]
-        priced = attrgetter({"parameters": "parameters", "flops": "forward_flops"}[settings.budget_of])
-        self._of_budget = [self.space.within_budget(b, lambda s: priced(price(s))) for b in settings.budgets]
 
-    def order(self, tensors: Mapping[str, Tensor]) -> Selection:
+    @classmethod
+    def check(cls, settings: RaFFMSettings, layout: ModelLayout) -> None:
+        resolve(settings.space, layout)
+
+    def order(self, tensors: Mapping[str, Tensor], update: Mapping[str, Tensor] | None = None) -> Selection:
+        """Of largest magnitude first, or of largest first-order importance |w Δw| (Molchanov et al., 2017).
+
+        The update Δw stands for the clients' gradients: with SGD it is their weighted sum, times -learning rate.
+        """
+        if update is not None:
+            tensors = {name: tensor * update[name] for name, tensor in tensors.items()}
         return order(tensors, self.layout, self._ordered)
 
     def selections(self, round: int, cohort: Sequence[int]) -> list[Selection]:
-        return self._widths(round, cohort)
+        if self._budgets:
+            return [self._budgets.of(client) for client in cohort]
+        return self._sandwich(round, cohort)
+
+    def nested(self, round: int, client: int, selection: Selection) -> Nested | None:
+        """In-place distillation (Yu and Huang, 2019): who holds the full model teaches the smallest and random ones."""
+        if selection or not self.settings.distillation:
+            return None
+        drawn = generator(self.seed, "pupils", round, client)
+        pupils = tuple(self.space.random(drawn) for _ in range(_PUPILS))
+        return Nested(always=(self.space.smallest(),), drawn=pupils, distillation=self.settings.distillation)
 
     def ladder(self) -> list[Selection]:
+        if self._budgets:
+            return self._budgets.ladder()
         path = self.space.path
         return [FULL, *(path[len(path) * third // 3] for third in (2, 1)), path[0]]
 
@@ -53,8 +75,3 @@ class RaFFM(Method):
         fixed = [FULL, self.space.smallest()]
         drawn = [self.space.random(generator(self.seed, "widths", round, client)) for client in cohort[2:]]
         return fixed[: len(cohort)] + drawn
-
-    def _by_budget(self, round: int, cohort: Sequence[int]) -> list[Selection]:
-        """Each client's largest sub-model within its budget, which it keeps over all rounds."""
-        drawn = (generator(self.seed, "budget", client).integers(len(self._of_budget)) for client in cohort)
-        return [self._of_budget[number] for number in drawn]

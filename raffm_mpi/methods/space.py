@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from raffm_mpi.config import SpaceSettings
-from raffm_mpi.elastic.labels import Selection
+from raffm_mpi.elastic.labels import DEPTH, Selection
 from raffm_mpi.elastic.table import ModelLayout
 
 
@@ -61,20 +59,6 @@ class Space:
             path.append(self.selection(levels))
         return path
 
-    def within_budget(self, budget: float, price: Callable[[Selection], float]) -> Selection:
-        """The largest sub-model on the path that costs at most ``budget`` times the full model.
-
-        Raises ValueError if even the smallest costs more.
-        """
-        limit = budget * price({})
-        fitting = bisect_right(self.path, limit, key=price)
-        if fitting == 0:
-            share = price(self.path[0]) / price({})
-            raise ValueError(
-                f"method.budgets: {budget} is below the smallest sub-model of the elastic space, which is {share:.3f}"
-            )
-        return self.path[fitting - 1]
-
 
 def resolve(settings: SpaceSettings, layout: ModelLayout) -> Space:
     """The space that the settings describe for a model.
@@ -83,19 +67,24 @@ def resolve(settings: SpaceSettings, layout: ModelLayout) -> Space:
     """
     choices, full = [], []
     for setting, sizes in settings:
-        if setting not in layout.family.elastic:
-            if sizes:
-                known = ", ".join(layout.family.elastic)
-                raise ValueError(f"method.space.{setting}: family '{layout.family.name}' has none; known: {known}")
+        if not sizes and setting not in layout.family.elastic:
             continue
-        for dimensions in layout.axes_of(setting):
-            size = layout.sizes[dimensions[0]]
+        for dimensions in axes_of(layout, setting, "method.space"):
+            size = layout.all_sizes[dimensions[0]]
             if sizes is None:  # heads, left out: every number of them from a quarter up
                 sizes = list(range(-(-size // 4), size + 1))
             if sizes:
                 choices.append(Choice(dimensions, _absolute(setting, sizes, dimensions[0], size)))
                 full.append(size)
     return Space(tuple(choices), tuple(full))
+
+
+def axes_of(layout: ModelLayout, setting: str, place: str) -> list[tuple[str, ...]]:
+    """As :meth:`ModelLayout.axes_of`; raises ValueError, naming the settings' place, for what the family has not."""
+    known = [*layout.family.elastic, *([DEPTH] if DEPTH in layout.parts else [])]
+    if setting not in known:
+        raise ValueError(f"{place}.{setting}: family '{layout.family.name}' has none; known: {', '.join(known)}")
+    return layout.axes_of(setting)
 
 
 def _absolute(setting: str, sizes: list[int | float], dimension: str, full: int) -> tuple[int, ...]:

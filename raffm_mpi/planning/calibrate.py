@@ -26,7 +26,6 @@ from raffm_mpi.config import Settings
 from raffm_mpi.elastic.cost import FLOAT32_BYTES
 from raffm_mpi.elastic.labels import FULL, Selection, union
 from raffm_mpi.elastic.packing import Packed, num_entries, pack
-from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.evaluation import evaluate
 from raffm_mpi.federation import checkpoint as checkpoints
 from raffm_mpi.federation.client_group import ClientGroup
@@ -51,7 +50,8 @@ def calibrate(settings: Settings, transport: Transport, looked: Look | None) -> 
     import_ahead()
     process_bytes = _resident_bytes()
     experiment = set_up(settings, transport, looked)
-    model = pack(experiment.layout, {name: p.detach() for name, p in experiment.model.named_parameters()})
+    sent = experiment.aggregator.sent
+    model = pack(sent, {n: p.detach() for n, p in experiment.model.named_parameters() if n in sent.labels})
     bench = _Bench(experiment, transport, model)
     training = bench.training()
     update_s = bench.of_groups(bench.update_s)
@@ -59,7 +59,7 @@ def calibrate(settings: Settings, transport: Transport, looked: Look | None) -> 
     exchange = bench.exchange() if transport.size > 1 else None
     if transport.rank > 0:
         return None
-    model_bytes = FLOAT32_BYTES * num_entries(experiment.layout)
+    model_bytes = FLOAT32_BYTES * num_entries(sent)
     update_bytes_per_s = model_bytes / update_s
     flops_per_s, overhead_s, mean_bytes = training
     return Calibration(
@@ -124,7 +124,7 @@ class _Bench:
         return reports, round
 
     def _envelope(self, selection: Selection) -> Packed:
-        layout = self.experiment.layout
+        layout = self.experiment.aggregator.sent
         return pack(layout.restrict(selection), layout.take(self.model.tensors, selection))
 
     def _with_steps(self, steps: int) -> Experiment:
@@ -141,8 +141,8 @@ class _Bench:
         return float(values.sum()) / self.num_groups
 
     def update_s(self) -> float:
-        """Seconds of slicing, copying, checking and adding the full model, beside its training."""
-        layout, device = self.experiment.layout, self.experiment.device.device
+        """Seconds of slicing, copying, checking and adding what travels of the full model, beside its training."""
+        layout, device = self.experiment.aggregator.sent, self.experiment.device.device
         received = {name: tensor.to(device) for name, tensor in self.model.tensors.items()}
         total = ExactSum.zeros(layout, 1, device)
 
@@ -162,9 +162,7 @@ class _Bench:
         device, size = experiment.device, experiment.settings.evaluation.batch_size
         examples = experiment.examples
         split = examples.validation or examples.test or examples.train
-        model = Shell(experiment.model, device.device).fill(
-            experiment.layout, {name: tensor.to(device.device) for name, tensor in self.model.tensors.items()}
-        )
+        model = experiment.elastic.fill(FULL, self.model.tensors)
         num_batches, seconds, num_rows = -(-len(split) // size), 0.0, 0
         for turn in range(1 + num_batches):  # the first batch is met twice, to begin with
             number = max(0, turn - 1)
@@ -181,7 +179,7 @@ class _Bench:
         """Latency and bytes/s between the ranks: a broadcast and a reduce together are a round trip."""
         transport, levels = self.transport, depth(self.transport.size)
         least, most = _MEASURED_BYTES
-        num_bytes = min(max(least, FLOAT32_BYTES * num_entries(self.experiment.layout)), most)
+        num_bytes = min(max(least, FLOAT32_BYTES * num_entries(self.experiment.aggregator.sent)), most)
         small, floats, sums = (
             np.zeros(1, np.int64),
             np.zeros(num_bytes // 4, np.float32),
@@ -213,7 +211,7 @@ class _Bench:
 
     def server(self) -> dict[str, float]:
         """What rank 0 alone does in a round: derive, pack, divide the sums, reorder."""
-        experiment, layout = self.experiment, self.experiment.layout
+        experiment, layout = self.experiment, self.experiment.aggregator.sent
         drawn = cohort(experiment.settings, experiment.partition.num_clients, 0)[:_MOST_IN_COHORT]
         plan = Plan(Action.TRAIN, 0, drawn, np.full(len(drawn), NOBODY))
         round = Round.derive(plan, experiment)
@@ -243,7 +241,8 @@ class _Bench:
         output = Path(self.experiment.settings.output).absolute()
         nearest = next(folder for folder in (output, *output.parents) if folder.is_dir())
         with tempfile.TemporaryDirectory(dir=nearest) as folder:
-            return _median_s(lambda: checkpoints.save(Path(folder), 0, self.model.tensors, {}, 1), 3)
+            parts = {checkpoints.MODEL: self.model.tensors}
+            return _median_s(lambda: checkpoints.save(Path(folder), 0, parts, {}, 1), 3)
 
 
 def _check_trained(reports: np.ndarray) -> None:

@@ -86,15 +86,17 @@ class Memory:
     On a GPU a group holds the envelope, the exact sums, and the training of its largest sub-model; on the host the
     model it began with, and the envelope and the sums as they travel. On a CPU both are one memory, and nothing is held
     twice. Prepared examples are mapped: the ranks of a node share them. The server holds the model it began with, the
-    global model, the envelope, the sums, and while it reorders two more copies of the model.
+    global model, the envelope, the sums, and while it reorders two more copies of the model. What is frozen and never
+    travels is held once on each rank, and on the GPU beside.
     """
 
-    model_bytes: int
+    model_bytes: int  # of what travels
     envelope_bytes: int
     sums_bytes: int
     training_bytes: int
     process_bytes: int  # 0 without a calibration
     on_gpu: bool
+    fixed_bytes: int = 0  # of what does not
 
     @property
     def is_packed(self) -> bool:
@@ -104,19 +106,20 @@ class Memory:
     @property
     def gpu_bytes(self) -> int:
         """Of a group's GPU; 0 on a CPU."""
-        return self.envelope_bytes + self.sums_bytes + self.training_bytes if self.on_gpu else 0
+        own = self.envelope_bytes + self.sums_bytes + self.training_bytes + self.fixed_bytes
+        return own if self.on_gpu else 0
 
     @property
     def group_bytes(self) -> int:
         """Of a group, on its host."""
-        shared = self.process_bytes + self.model_bytes + self.envelope_bytes + self.sums_bytes
+        shared = self.process_bytes + self.fixed_bytes + self.model_bytes + self.envelope_bytes + self.sums_bytes
         return shared if self.on_gpu else shared + self.training_bytes
 
     @property
     def server_bytes(self) -> int:
         """Of rank 0, on its host."""
         packed = self.envelope_bytes if self.is_packed else 0
-        return self.process_bytes + 4 * self.model_bytes + packed + self.sums_bytes
+        return self.process_bytes + self.fixed_bytes + 4 * self.model_bytes + packed + self.sums_bytes
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,6 @@ def derive_round(sketch: Sketch, number: int) -> Round:
 def volume(round: Round) -> Volume:
     """What a round moves and computes."""
     entries = num_entries(round.layout)
-    outline = round.experiment
     return Volume(
         num_clients=len(round.plan.cohort),
         parameters=sum(math.prod(shape) for shape in round.layout.shapes.values()),
@@ -204,9 +206,9 @@ def volume(round: Round) -> Volume:
         is_packed=bool(round.envelope),
         plan_bytes=round.plan.num_bytes,
         envelope_bytes=FLOAT32_BYTES * entries,
-        sums_bytes=_SUM_BYTES * entries,
+        sums_bytes=_SUM_BYTES * num_entries(round.sums),
         reports_bytes=CLIENT_REPORT.itemsize * len(round.plan.cohort),
-        clients_bytes=sum(outline.cost(selection).bytes for selection in round.selections),
+        clients_bytes=int(round.experiment.traffic(round.selections)[0].sum()),
         flops=round.flops,
     )
 
@@ -252,15 +254,17 @@ def _memory(
 ) -> Memory:
     outline = sketch.outline
     held = (selection for round in rounds for selection in round.selections)
+    sent_bytes = FLOAT32_BYTES * num_entries(outline.aggregator.sent)
     wants_gpu = outline.settings.compute.device != "cpu"
     largest = max(volumes, key=lambda volume: volume.entries)
     return Memory(
-        model_bytes=FLOAT32_BYTES * num_entries(outline.layout),
+        model_bytes=sent_bytes,
         envelope_bytes=largest.envelope_bytes,
         sums_bytes=largest.sums_bytes,
         training_bytes=outline.training_bytes(max(held, key=lambda selection: outline.cost(selection).parameters)),
         process_bytes=calibration.process_bytes if calibration else 0,
         on_gpu=calibration.device == "cuda" if calibration else wants_gpu,
+        fixed_bytes=FLOAT32_BYTES * num_entries(outline.layout) - sent_bytes,
     )
 
 
@@ -269,7 +273,7 @@ def _duration(
 ) -> Duration:
     settings = sketch.outline.settings
     by_groups = _groups_evaluate(sketch, cluster, calibration)
-    ladder = sketch.outline.method.ladder()
+    ladder = sketch.outline.ladder()
     between = [("validation" if "validation" in sketch.num_rows else "test", selection) for selection in ladder]
     if settings.evaluation.submodels != "always":
         between = between[:1]
@@ -282,7 +286,7 @@ def _duration(
 
     every, checkpoint_every = settings.evaluation.every, settings.reliability.checkpoint_every
     num_rounds, each_s = settings.federation.num_rounds, evaluation_s(between)
-    checkpoint_s = FLOAT32_BYTES * num_entries(sketch.outline.layout) / calibration.checkpoint_bytes_per_s
+    checkpoint_s = FLOAT32_BYTES * num_entries(sketch.outline.aggregator.sent) / calibration.checkpoint_bytes_per_s
     plain = [phases_of(volume, cluster, calibration) for volume in volumes]
     phases = []
     for number in range(num_rounds):
@@ -339,7 +343,7 @@ def _evaluation_s(
     seconds = flops * most / calibration.evaluation_flops_per_s
     if calibration.exchange is not None:
         exchange, ranks = calibration.exchange, cluster.num_ranks
-        moved = FLOAT32_BYTES * num_entries(outline.layout.restrict(selection))
+        moved = FLOAT32_BYTES * num_entries(outline.aggregator.sent.restrict(selection))
         predictions = 8 * num_rows * WIDTHS[outline.info.task]
         seconds += transfer_s(moved, ranks, exchange.latency_s, exchange.broadcast_bytes_per_s)
         seconds += transfer_s(predictions, ranks, exchange.latency_s, exchange.reduce_bytes_per_s)

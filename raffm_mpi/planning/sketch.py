@@ -12,10 +12,8 @@ import numpy as np
 from raffm_mpi import data
 from raffm_mpi.config import Settings
 from raffm_mpi.elastic.cost import Lengths, cost
-from raffm_mpi.elastic.families import layout_of
-from raffm_mpi.federation.experiment import Outline, deal, lengths_of, look
+from raffm_mpi.federation.experiment import Outline, deal, lengths_of, look, outlined
 from raffm_mpi.methods import make_method
-from raffm_mpi.model import structure
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def sketch(settings: Settings) -> Sketch:
     texts of full length.
     """
     looked = look(settings)
-    layout = layout_of(structure(looked.config, looked.info.task))
+    layout = outlined(settings, looked.config, looked.info)
     folder = data.prepared(looked.info, settings.data, looked.inputs, settings.seed)
     shares = _prepared(settings, looked.info, folder) if folder else _assumed(settings, looked.info)
     method = make_method(settings.method, layout, settings.seed, partial(cost, layout, **shares.lengths))

@@ -145,7 +145,7 @@ def test_coverage_is_the_weight_of_those_who_hold_an_entry(clients):
         for selection, weight in clients:
             ones = torch.full(LAYOUT.shape(name, selection), weight)
             LAYOUT.put_add(expected, selection, {name: ones})
-        found = coverage(LAYOUT, name, chosen, weights).expand(shape)
+        found = coverage(LAYOUT, name, chosen, weights, torch.zeros(shape)).expand(shape)
         assert torch.equal(found.long(), expected[name])
 
 

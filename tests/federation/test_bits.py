@@ -5,7 +5,12 @@ from __future__ import annotations
 import yaml
 from hashes import hashes_on
 
-VARIANTS = {"raffm": {}, "fedavg": {"method": {"name": "fedavg"}}, "seed": {"seed": 1}}
+VARIANTS = {
+    "raffm": {},
+    "fedavg": {"method": {"name": "fedavg"}},
+    "seed": {"seed": 1},
+    "fedadam": {"server": {"optimizer": "fedadam"}},
+}
 
 
 def test_the_final_model_has_the_same_bits_on_1_2_3_and_4_ranks_and_others_with_another_seed(
@@ -19,7 +24,7 @@ def test_the_final_model_has_the_same_bits_on_1_2_3_and_4_ranks_and_others_with_
             configs[-1].write_text(yaml.safe_dump({**settings, **change}))
     hashes = [hashes_on(mpirun, ranks, tmp_path, configs) for ranks in (1, 2, 3, 4)]
     assert hashes[0] == hashes[1] == hashes[2] == hashes[3]
-    assert len(set(hashes[0].values())) == 6  # each model, method and seed has its own
+    assert len(set(hashes[0].values())) == 8  # each model, method, seed and server optimizer has its own
 
 
 def test_every_family_and_task_trains_to_the_same_bits_on_3_ranks_as_on_1(mpirun, family_configs, tmp_path):

@@ -118,11 +118,6 @@ def test_clients_keep_their_budget_over_the_rounds(layout):
     assert len({count_parameters(layout, selection) for selection in first}) == 3
 
 
-def test_a_budget_below_the_smallest_sub_model_is_refused(layout):
-    with pytest.raises(ValueError, match=r"method.budgets: 0.05 is below the smallest sub-model of the elastic space"):
-        raffm(layout, widths="budget", budgets=[0.05])
-
-
 def test_the_path_of_a_space_is_nested_and_grows_one_choice_at_a_time(layout):
     path = resolve(SpaceSettings(), layout).path
     sizes = np.array([[layout.size(dimension, selection) for dimension in layout.sizes] for selection in path])
