@@ -36,6 +36,7 @@ setup(
         *(f"raffm_mpi.analysis.{name}" for name in find_packages("analysis")),
     ],
     package_dir={"raffm_mpi.analysis": "analysis"},
+    package_data={"raffm_mpi.devices": ["profiles.yaml"]},
     install_requires=[
         "datasets>=4.0",
         "h5py>=3.11",

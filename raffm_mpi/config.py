@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
+
+
+def _add_up(shares: dict[str, float]) -> dict[str, float]:
+    total = sum(shares.values())
+    if abs(total - 1) > 1e-6:
+        raise ValueError(f"the shares add up to {total:g}; allowed is 1")
+    return shares
+
+
+Shares = Annotated[dict[str, Fraction], AfterValidator(_add_up)]
+BudgetOf: TypeAlias = Literal["parameters", "flops"]
 Task = Literal[
     "image_classification", "text_classification", "regression", "question_answering", "seq2seq", "causal_lm"
 ]
@@ -174,6 +195,7 @@ class RaFFMSettings(Group):
     """RaFFM (Yu, Muñoz, Jannesari, 2023): salient entries first, a sub-model for each client.
 
     ``distillation`` is the share of the loss by which clients with the full model teach smaller ones of their own.
+    ``budget: device`` gives each client the largest sub-model that its device can hold and have ready in time.
     """
 
     name: Literal["raffm"] = "raffm"
@@ -181,21 +203,35 @@ class RaFFMSettings(Group):
     widths: Literal["sandwich", "budget"] = "sandwich"
     space: SpaceSettings = SpaceSettings()
     budgets: list[Fraction] = []
-    budget_of: Literal["parameters", "flops"] = "parameters"
+    budget_of: BudgetOf = "parameters"
+    budget: Literal["drawn", "device"] = "drawn"
     distillation: Share = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _devices_are_budgets(cls, values: Any) -> Any:
+        return (
+            {"widths": "budget", **values} if isinstance(values, dict) and values.get("budget") == "device" else values
+        )
 
     @model_validator(mode="after")
     def _budgets_go_with_budget(self) -> RaFFMSettings:
-        if (self.widths == "budget") != bool(self.budgets):
-            raise ValueError("widths budget needs budgets (a list of fractions), and widths sandwich takes none")
+        if (self.widths == "budget") != (bool(self.budgets) or self.budget == "device"):
+            raise ValueError(
+                "widths budget needs budgets (a list of fractions) or budget device, and widths sandwich takes none"
+            )
         return self
 
 
 class BudgetSettings(Group):
-    """Clients with budgets, as shares of the full model: each keeps one of them, every one as likely."""
+    """Clients with budgets: shares of the full model, of which each keeps one drawn by the seed, or their devices.
+
+    ``budget: device`` gives each client the largest sub-model that its device can hold and have ready in time.
+    """
 
     budgets: Annotated[list[Fraction], Field(min_length=1)] = [1.0, 0.5, 0.25]
-    budget_of: Literal["parameters", "flops"] = "parameters"
+    budget_of: BudgetOf = "parameters"
+    budget: Literal["drawn", "device"] = "drawn"
 
 
 class WidthSettings(BudgetSettings):
@@ -312,6 +348,23 @@ _SERVER_DEFAULTS: dict[str, dict[str, float]] = {
 }
 
 
+def _with_defaults(values: Any, choice: str, default: str, known: Mapping[str, dict[str, Any]]) -> Any:
+    """The values of a group with the defaults of what was chosen in it."""
+    if not isinstance(values, dict):
+        return values
+    chosen = values.get(choice, default)
+    defaults = known.get(chosen, {}) if isinstance(chosen, str) else {}
+    return {**defaults, **{name: value for name, value in values.items() if value is not None}}
+
+
+def _check_given(values: Mapping[str, Any], choice: str, chosen: str, known: Mapping[str, dict[str, Any]]) -> None:
+    """Raise ValueError for a value that goes with another choice."""
+    for name in values:
+        if name not in known[chosen]:
+            others = [other for other, defaults in known.items() if name in defaults]
+            raise ValueError(f"{name} goes with {choice} {', '.join(others)}, not {chosen}")
+
+
 class ServerSettings(Group):
     """The server's step on the mean update: ``none`` adds it as it is; see :mod:`raffm_mpi.server_optimizer`.
 
@@ -329,24 +382,72 @@ class ServerSettings(Group):
     @model_validator(mode="before")
     @classmethod
     def _with_defaults(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        optimizer = values.get("optimizer", "none")
-        defaults = _SERVER_DEFAULTS.get(optimizer, {}) if isinstance(optimizer, str) else {}
-        return {**defaults, **{name: value for name, value in values.items() if value is not None}}
+        return _with_defaults(values, "optimizer", "none", _SERVER_DEFAULTS)
 
     @model_validator(mode="after")
     def _go_with_the_optimizer(self) -> ServerSettings:
-        for name in self.numbers:
-            if name not in _SERVER_DEFAULTS[self.optimizer]:
-                known = [optimizer for optimizer, defaults in _SERVER_DEFAULTS.items() if name in defaults]
-                raise ValueError(f"{name} goes with optimizer {', '.join(known)}, not {self.optimizer}")
+        _check_given(self.numbers, "optimizer", self.optimizer, _SERVER_DEFAULTS)
         return self
 
     @property
     def numbers(self) -> dict[str, float]:
         """What the optimizer is set by, by name."""
         return self.model_dump(exclude={"optimizer"}, exclude_none=True)
+
+
+# What each kind of availability is set by, and its value where it is not given.
+_AVAILABILITY_DEFAULTS: dict[str, dict[str, Any]] = {
+    "always": {},
+    "on_off": {"on_s": 14400.0, "off_s": 14400.0},
+    "daily": {"on_s": 28800.0, "start_h": 22.0, "spread_h": 2.0},
+    "file": {"path": None},
+}
+
+
+class AvailabilitySettings(Group):
+    """When clients can be reached, in virtual time.
+
+    ``on_off``: for ``on_s``, then not for ``off_s``, each client from a moment of its own. ``daily``: once a day for
+    ``on_s`` from ``start_h`` o'clock, give or take ``spread_h`` (a standard deviation). ``file``: a CSV file of
+    intervals with the columns trace, start_s and end_s, which repeats; client k follows trace k modulo their number.
+    """
+
+    kind: Literal["always", "on_off", "daily", "file"] = "always"
+    on_s: Seconds | None = None
+    off_s: Seconds | None = None
+    start_h: Annotated[float, Field(ge=0, lt=24)] | None = None
+    spread_h: Annotated[float, Field(ge=0)] | None = None
+    path: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, values: Any) -> Any:
+        return _with_defaults(values, "kind", "always", _AVAILABILITY_DEFAULTS)
+
+    @model_validator(mode="after")
+    def _go_with_the_kind(self) -> AvailabilitySettings:
+        _check_given(self.model_dump(exclude={"kind"}, exclude_none=True), "kind", self.kind, _AVAILABILITY_DEFAULTS)
+        if self.kind == "file" and self.path is None:
+            raise ValueError("kind file needs path")
+        if self.kind == "daily" and self.on_s is not None and self.on_s > 86400:
+            raise ValueError(f"on_s is {self.on_s:g}, more than the 86400 s of a day")
+        return self
+
+
+class DeviceSettings(Group):
+    """The clients' devices, and what the virtual clock does with them (docs/devices.md).
+
+    ``population`` is a name or the share of each device; ``profiles`` a file of more devices and populations. A round
+    asks ``over_selection`` times more clients than it needs, and takes no update after ``deadline_s``; a client drops
+    out of a round with the probability ``dropout``. All seconds are virtual.
+    """
+
+    population: str | Shares
+    profiles: str | None = None
+    deadline_s: Seconds | None = None
+    over_selection: Annotated[float, Field(ge=0)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    availability: AvailabilitySettings = AvailabilitySettings()
 
 
 class ComputeSettings(Group):
@@ -407,6 +508,7 @@ class Settings(Group):
     method: Annotated[MethodSettings, Discriminator(_tag), BeforeValidator(_named)] = RaFFMSettings()
     training: TrainingSettings = TrainingSettings()
     server: ServerSettings = ServerSettings()
+    devices: DeviceSettings | None = None
     compute: ComputeSettings = ComputeSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     reliability: ReliabilitySettings = ReliabilitySettings()
@@ -417,6 +519,12 @@ class Settings(Group):
         lora = self.model.lora
         if self.federation.paper_faithful and lora is not None and lora.aggregation != "mean":
             raise ValueError(f"federation.paper_faithful goes with model.lora.aggregation mean, not {lora.aggregation}")
+        return self
+
+    @model_validator(mode="after")
+    def _budgets_of_devices_need_devices(self) -> Settings:
+        if getattr(self.method, "budget", "") == "device" and self.devices is None:
+            raise ValueError("method.budget device needs devices, which is missing")
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -31,7 +32,7 @@ class PlainDisplay:
         print(
             f"round {row['round'] + 1}/{self.num_rounds}: train loss {row['train_loss']:.4f}, "
             f"{row['num_trained']} clients{dropped}, {row['bytes_down'] / 1e6:.1f} MB down, "
-            f"{row['round_s']:.2f} s{self.score}",
+            f"{row['round_s']:.2f} s{_on_devices(row)}{self.score}",
             flush=True,
         )
 
@@ -42,6 +43,13 @@ class PlainDisplay:
 
     def close(self) -> None:
         """Nothing to take down."""
+
+
+def _on_devices(row: Mapping[str, Any]) -> str:
+    """What a round took the clients' devices; nothing without such."""
+    if np.isnan(row["virtual_round_s"]):
+        return ""
+    return f", on the devices {row['virtual_round_s']:,.1f} s and {row['energy_j'] / 1000:,.2f} kJ"
 
 
 class LiveDisplay:

@@ -13,7 +13,7 @@ PACKAGE = REPOSITORY / "raffm_mpi"
 # Lowest first; a room may import from rooms below it and from itself.
 LAYERS = [
     {"seeds", "config", "log", "data", "__init__"},
-    {"elastic"},
+    {"elastic", "devices"},
     {"aggregation", "server_optimizer", "objective", "training", "model", "heads", "metrics", "evaluation"},
     {"methods", "aggregators"},
     {"api"},

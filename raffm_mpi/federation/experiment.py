@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from raffm_mpi import data
 from raffm_mpi.aggregators import Aggregator, make_aggregator
 from raffm_mpi.config import ComputeSettings, Settings
+from raffm_mpi.devices import Fleet, make_fleet
 from raffm_mpi.elastic.adapters import whole_layout
-from raffm_mpi.elastic.cost import Cost, Lengths, cost, peak_training_bytes
+from raffm_mpi.elastic.cost import Lengths
 from raffm_mpi.elastic.labels import Selection, Tensors
 from raffm_mpi.elastic.submodel import ElasticModel
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.federation.frozen import check_alike, put_in_order
 from raffm_mpi.federation.interruptions import Interruption
+from raffm_mpi.federation.prices import Limits, Prices
 from raffm_mpi.federation.probe import RIGHT, echo
 from raffm_mpi.federation.transport import Transport
 from raffm_mpi.methods import Method, check_method, make_method, prepare_model
@@ -34,7 +36,6 @@ from raffm_mpi.model import inputs_of, load_config, load_model, sha256, structur
 from raffm_mpi.training import Device, examples_seen
 
 _DISTILLED = ("image_classification", "text_classification")
-_MAX_COSTS = 4096  # remembered; a method of few widths computes each once
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Outline:
     partition: data.Partition
     layout: ModelLayout
     method: Method
-    lengths: Lengths
-    _costs: dict[tuple[int, ...], Cost] = field(default_factory=dict, kw_only=True)
+    prices: Prices
+    fleet: Fleet | None  # the clients' devices
 
     @cached_property
     def aggregator(self) -> Aggregator:
@@ -70,43 +71,27 @@ class Outline:
         smallest = self.ranks.smallest()
         return [*ladder, {**ladder[-1], **smallest}] if smallest else ladder
 
-    def sizes(self, selection: Selection) -> tuple[int, ...]:
-        """Every dimension's size in a sub-model, in the layout's order."""
-        return tuple(self.layout.size(dimension, selection) for dimension in self.layout.all_sizes)
-
-    def cost(self, selection: Selection) -> Cost:
-        """The cost of a sub-model on this data set's examples."""
-        sizes = self.sizes(selection)
-        if sizes not in self._costs:
-            if len(self._costs) >= _MAX_COSTS:
-                self._costs.clear()
-            self._costs[sizes] = cost(self.layout, selection, **self.lengths)
-        return self._costs[sizes]
-
     def traffic(self, selections: Sequence[Selection]) -> tuple[np.ndarray, np.ndarray]:
         """Simulated bytes to and from each client of a cohort: int64 ``[cohort]`` each."""
-        costs = [self.cost(selection) for selection in selections]
+        costs = [self.prices(selection) for selection in selections]
         bytes_up = np.array([cost.bytes for cost in costs], np.int64)
         masks = np.array([cost.mask_bytes for cost in costs], np.int64)  # the client sends what it was sent
         return self.aggregator.bytes_down(bytes_up, selections) + masks, bytes_up
+
+    def can_train(self, client: int, selection: Selection) -> bool:
+        """Whether a client's device holds a sub-model; where budgets are of devices it must be ready in time, too."""
+        if self.fleet is None:
+            return True
+        limits = Limits(self.fleet, self.prices, self.partition, self.settings.training)
+        is_by_device = getattr(self.settings.method, "budget", "") == "device"
+        return limits(client, selection) if is_by_device else limits.holds(client, selection)
 
     def client_flops(self, round: int, client: int, selection: Selection) -> float:
         """FLOPs of one client's local training in one round."""
         nested = self.method.nested(round, client, selection)
         trained = nested.trained(selection) if nested else [(selection, 1.0)]
-        flops = sum(often * self.cost(own).training_flops for own, often in trained)
+        flops = sum(often * self.prices(own).training_flops for own, often in trained)
         return flops * examples_seen(self.settings.training, len(self.partition.client(client)))
-
-    def training_bytes(self, selection: Selection) -> int:
-        """Estimated peak memory of training a sub-model, as :func:`peak_training_bytes`."""
-        training = self.settings.training
-        return peak_training_bytes(
-            self.layout,
-            selection,
-            batch_size=training.batch_size,
-            **self.lengths,
-            optimizer="sgd_momentum" if training.momentum else training.optimizer,
-        )
 
 
 @dataclass(frozen=True)
@@ -177,6 +162,8 @@ def look(settings: Settings) -> Look:
     config = load_config(settings.model, info)
     inputs = inputs_of(settings.model, settings.data, config, info.task)
     check_method(settings.method, outlined(settings, config, info))
+    if settings.devices:
+        make_fleet(settings.devices, num_clients or 1, settings.seed)
     return Look(info, config, inputs)
 
 
@@ -271,11 +258,24 @@ def _build(settings: Settings, device: Device, info: data.DataInfo, folder: Path
     model = load_model(settings.model, config, info.task, settings.seed, examples.pad_token_id)
     model = prepare_model(settings.method, model)
     layout = whole_layout(model)
-    lengths = lengths_of(examples.train)
-    method = make_method(settings.method, layout, settings.seed, partial(cost, layout, **lengths))
+    prices, fleet = Prices(layout, lengths_of(examples.train), settings.training), fleet_of(settings, partition)
+    method = choose_method(settings, layout, prices, fleet, partition)
     method.begin({name: parameter.detach() for name, parameter in model.named_parameters()})
     order = put_in_order(model, layout, method) if layout.frozen else {}
-    return Experiment(settings, info, partition, layout, method, lengths, examples, model, device, order)
+    return Experiment(settings, info, partition, layout, method, prices, fleet, examples, model, device, order)
+
+
+def fleet_of(settings: Settings, partition: data.Partition) -> Fleet | None:
+    """The clients' devices, where they have any."""
+    return make_fleet(settings.devices, partition.num_clients, settings.seed) if settings.devices else None
+
+
+def choose_method(
+    settings: Settings, layout: ModelLayout, prices: Prices, fleet: Fleet | None, partition: data.Partition
+) -> Method:
+    """The method of a run."""
+    limits = Limits(fleet, prices, partition, settings.training) if fleet else None
+    return make_method(settings.method, layout, settings.seed, prices, limits)
 
 
 def deal(settings: Settings, info: data.DataInfo, examples: data.FederatedData) -> data.Partition:

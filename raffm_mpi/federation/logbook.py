@@ -8,9 +8,11 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from raffm_mpi.devices import DEVICE_NUMBERS, Fleet
 from raffm_mpi.federation.experiment import Experiment
 from raffm_mpi.federation.interruptions import RESUMABLE, Interruption
 from raffm_mpi.federation.recorder import Recorder
@@ -18,7 +20,7 @@ from raffm_mpi.federation.resume import OWN_FILES, Start
 from raffm_mpi.federation.say import say
 from raffm_mpi.federation.state import RunState
 from raffm_mpi.federation.transport import Transport
-from raffm_mpi.log import RunLog
+from raffm_mpi.log import NO_DEVICE, RunLog
 
 NO_CLASSES = ("all",)  # the one column of the partition's label counts, for tasks without classes
 _LIBRARIES = ("torch", "transformers", "datasets", "numpy", "h5py", "mpi4py", "safetensors")
@@ -60,10 +62,22 @@ def open_log(
         ranks=rows,
         file_locking=settings.log.file_locking,
     )
-    counts = _label_counts(experiment)
-    log.append("partition", client=np.arange(len(counts)), num_examples=counts.sum(axis=1), label_counts=counts)
+    counts, fleet = _label_counts(experiment), experiment.fleet
+    device = fleet.of_client if fleet else np.full(len(counts), NO_DEVICE)
+    log.append(
+        "partition", client=np.arange(len(counts)), num_examples=counts.sum(axis=1), label_counts=counts, device=device
+    )
+    if fleet:
+        log.append("devices", **_device_rows(fleet))
     log.commit()
     return log
+
+
+def _device_rows(fleet: Fleet) -> dict[str, Any]:
+    profiles = list(fleet.profiles.values())
+    numbers = {name: [getattr(profile, name) for profile in profiles] for name in DEVICE_NUMBERS}
+    names = list(fleet.profiles)
+    return {"device": np.arange(len(names)), "name": names, "num_clients": fleet.num_clients, **numbers}
 
 
 def _versions() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -11,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from raffm_mpi.config import Settings
+from raffm_mpi.devices import VirtualRound, Work
 from raffm_mpi.elastic.labels import Selection, union
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.federation.experiment import Outline
@@ -18,7 +20,7 @@ from raffm_mpi.federation.transport import Transport
 from raffm_mpi.seeds import generator
 
 NOBODY = -1  # the group of a client that is not to be trained
-_HEADER_WORDS = 7
+_HEADER_WORDS = 8
 
 
 class Action(IntEnum):
@@ -33,9 +35,10 @@ class Action(IntEnum):
 class Plan:
     """One step: the cohort and the group of each of its clients (for TRAIN), or which evaluation (for EVALUATE).
 
-    All that travels is this: selections, shapes, weights and seeds follow from it on every rank. A round takes several
-    plans where ranks die: ``deal`` counts those whose sums have arrived, so that a group keeps what it trained since
-    until it has handed it over.
+    All that travels is this: selections, shapes, weights and seeds follow from it on every rank. ``away`` are the
+    positions of clients that give no update, as the virtual clock says. A round takes several plans where ranks die:
+    ``deal`` counts those whose sums have arrived, so that a group keeps what it trained since until it has handed it
+    over.
     """
 
     action: Action
@@ -46,6 +49,7 @@ class Plan:
     deal: int = 0
     split: int = 0  # of SPLITS
     rung: int = 0  # of the method's ladder
+    away: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -60,39 +64,61 @@ class Plan:
     @property
     def num_bytes(self) -> int:
         """What :meth:`broadcast` sends."""
-        return 8 * (_HEADER_WORDS + 2 * len(self.cohort))
+        return 8 * (_HEADER_WORDS + 2 * len(self.cohort) + len(self.away))
 
     def broadcast(self, transport: Transport) -> None:
         """Send the plan from rank 0 (the other side is :meth:`receive`)."""
-        header = [self.action, self.round, len(self.cohort), self.attempt, self.deal, self.split, self.rung]
+        counts = [len(self.cohort), len(self.away)]
+        header = [self.action, self.round, *counts, self.attempt, self.deal, self.split, self.rung]
         assert len(header) == _HEADER_WORDS
         transport.broadcast(np.array(header, np.int64))
         if len(self.cohort):
             transport.broadcast(np.stack([self.cohort, self.groups]))
+        if len(self.away):
+            transport.broadcast(self.away)
 
     @classmethod
     def receive(cls, transport: Transport) -> Plan:
         """Receive the plan that rank 0 sends with :meth:`broadcast`."""
         header = np.zeros(_HEADER_WORDS, np.int64)
         transport.broadcast(header)
-        action, round, num_clients, attempt, deal, split, rung = (int(value) for value in header)
+        action, round, num_clients, num_away, attempt, deal, split, rung = (int(value) for value in header)
         rows = np.zeros((2, num_clients), np.int64)
         if num_clients:
             transport.broadcast(rows)
-        return cls(Action(action), round, rows[0], rows[1], attempt, deal, split, rung)
+        away = np.zeros(num_away, np.int64)
+        if num_away:
+            transport.broadcast(away)
+        return cls(Action(action), round, rows[0], rows[1], attempt, deal, split, rung, away)
 
 
-def cohort(settings: Settings, num_clients: int, round: int, attempt: int = 0) -> np.ndarray:
-    """The clients of a round, drawn without replacement and keyed by how often it was repeated: int64."""
-    size = max(1, builtins.round(settings.federation.participation * num_clients))
+def num_wanted(settings: Settings, num_clients: int) -> int:
+    """The clients whose updates a round needs."""
+    return max(1, builtins.round(settings.federation.participation * num_clients))
+
+
+def cohort(
+    settings: Settings, num_clients: int, round: int, attempt: int = 0, reachable: np.ndarray | None = None
+) -> np.ndarray:
+    """The clients that a round asks, drawn without replacement and keyed by how often it was repeated: int64.
+
+    They are drawn from the ``reachable`` ones (ascending; all if left out), or are all of these if there are too few.
+    """
+    size = num_wanted(settings, num_clients)
+    if settings.devices:
+        size = min(num_clients, math.ceil(size * (1 + settings.devices.over_selection)))
+    reachable = np.arange(num_clients) if reachable is None else reachable
     key = (round, attempt) if attempt else (round,)
-    drawn = generator(settings.seed, "cohort", *key).choice(num_clients, size, replace=False)
-    return drawn.astype(np.int64)
+    drawn = generator(settings.seed, "cohort", *key).choice(len(reachable), min(size, len(reachable)), replace=False)
+    return reachable[drawn].astype(np.int64)
 
 
 @dataclass(frozen=True)
 class Round:
-    """A training plan with everything that follows from it: what each client holds, and their envelope."""
+    """A training plan with everything that follows from it: what each client holds, and their envelope.
+
+    Clients that are away have a selection, but no weight and no part in the envelope. The server alone has ``virtual``.
+    """
 
     plan: Plan
     selections: Sequence[Selection]
@@ -101,22 +127,37 @@ class Round:
     layout: ModelLayout  # of what is sent: the envelope's
     sums: ModelLayout  # of what is summed, within the envelope
     experiment: Outline
+    virtual: VirtualRound | None = None  # where clients have devices
 
     @classmethod
     def derive(cls, plan: Plan, experiment: Outline) -> Round:
         """The same on every rank."""
         cohort = [int(client) for client in plan.cohort]
-        aggregator = experiment.aggregator
+        aggregator, is_away = experiment.aggregator, np.isin(np.arange(len(cohort)), plan.away)
         selections = experiment.selections(plan.round, cohort)
         weights = [aggregator.weight(len(experiment.partition.client(client))) for client in cohort]
-        envelope = union(experiment.layout, selections)
+        weights = [0 if away else weight for weight, away in zip(weights, is_away, strict=True)]
+        envelope = union(experiment.layout, [s for s, away in zip(selections, is_away, strict=True) if not away])
         layout, sums = aggregator.sent.restrict(envelope), aggregator.summed.restrict(envelope)
         return cls(plan, selections, weights, envelope, layout, sums, experiment)
+
+    @property
+    def end_s(self) -> float:
+        """When the round is over, in virtual seconds from the run's start; 0 without devices."""
+        return self.virtual.start_s + self.virtual.seconds if self.virtual else 0.0
+
+    @property
+    def work(self) -> Work:
+        """What each client of the cohort would do on its device."""
+        bytes_down, bytes_up = self.experiment.traffic(self.selections)
+        pairs = zip(self.plan.cohort, self.selections, strict=True)
+        able = np.array([self.experiment.can_train(int(client), selection) for client, selection in pairs])
+        return Work(bytes_down, self.flops, bytes_up, able)
 
     @cached_property
     def total_weight(self) -> int:
         """A bound on the weight of the whole cohort, which fixes the grid of the exact sum."""
-        return self.experiment.aggregator.total_weight(self.weights)
+        return max(1, self.experiment.aggregator.total_weight([weight for weight in self.weights if weight]))
 
     @cached_property
     def flops(self) -> np.ndarray:

@@ -10,15 +10,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from raffm_mpi.devices import VirtualRound
 from raffm_mpi.elastic.labels import FULL, Selection
 from raffm_mpi.evaluation import score_clients, score_split
 from raffm_mpi.federation.checkpoint import Checkpoint
 from raffm_mpi.federation.disk import Disk
 from raffm_mpi.federation.experiment import Experiment
-from raffm_mpi.federation.plan import Round
+from raffm_mpi.federation.plan import NOBODY, Round
 from raffm_mpi.federation.say import say
 from raffm_mpi.federation.tally import CLIENT_REPORT, Tally
-from raffm_mpi.log import LOWER_IS_BETTER, RunLog
+from raffm_mpi.log import LOWER_IS_BETTER, NO_DEVICE, RunLog
 from raffm_mpi.training import learning_rate
 
 _NOT_LOGGED = ("done", "trained", "weight", "problem")  # of a report, in the clients table
@@ -178,18 +179,23 @@ class Recorder:
         )
 
     def _client_rows(self, round: Round, reports: np.ndarray) -> dict[str, np.ndarray]:
-        plan, experiment = round.plan, self.experiment
+        plan, experiment, virtual = round.plan, self.experiment, round.virtual
         bytes_down, bytes_up = experiment.traffic(round.selections)
+        flops, status = round.flops, np.where(reports["trained"], "trained", "dropped").astype("U8")
+        if virtual:
+            bytes_down, bytes_up, flops = virtual.bytes_down, virtual.bytes_up, virtual.flops
+            status[plan.away] = virtual.status[plan.away]
         return {
             "round": np.full(len(reports), plan.round),
             "client": plan.cohort,
             "submodel": np.array([self._submodel(plan.round, selection) for selection in round.selections]),
-            "parameters": np.array([experiment.cost(selection).parameters for selection in round.selections]),
-            "train_flops": round.flops,
+            "parameters": np.array([experiment.prices(selection).parameters for selection in round.selections]),
+            "train_flops": flops,
             "num_examples": experiment.partition.sizes[plan.cohort],
             "bytes_down": bytes_down,
             "bytes_up": bytes_up,
-            "status": np.where(reports["trained"], "trained", "dropped"),
+            "status": status,
+            **_virtual_columns(virtual, len(reports)),
         } | {name: reports[name] for name in CLIENT_REPORT.names or () if name not in _NOT_LOGGED}
 
     def _log_problems(self, round: Round, reports: np.ndarray) -> None:
@@ -201,7 +207,8 @@ class Recorder:
             self.last_problem = f"client {client}: {message}" if kind == "dropped" else self.last_problem
 
     def _group_rows(self, round: Round, reports: np.ndarray, clock: Clock) -> dict[str, np.ndarray]:
-        count = max(len(self.hosts), 1 + int(reports["group"].max()))  # a stopped run may have had more groups
+        reports = reports[reports["group"] != NOBODY]
+        count = max(len(self.hosts), 1 + int(reports["group"].max(initial=0)))  # a stopped run may have had more groups
         predicted_s = np.zeros(count)
         predicted_s[: len(clock.predicted_s)] = clock.predicted_s
         groups = np.union1d(reports["group"], clock.groups).astype(int)  # those that died have given what they trained
@@ -237,9 +244,12 @@ class Recorder:
             "envelope_parameters": sum(int(np.prod(shape)) for shape in round.layout.shapes.values()),
             "bytes_down": int(clients["bytes_down"].sum()),
             "bytes_up": int(clients["bytes_up"].sum()),
+            "virtual_start_s": round.virtual.start_s if round.virtual else float("nan"),
+            "virtual_round_s": round.virtual.seconds if round.virtual else float("nan"),
+            "energy_j": float(clients["energy_j"].sum()),
             "predicted_s": float(clock.predicted_s.max()),
             "broadcast_s": clock.broadcast_s,
-            "train_s": float(_group_seconds(clients, 0).max()),
+            "train_s": float(_group_seconds(clients, 0).max(initial=0.0)),
             "reduce_s": clock.reduce_s,
             "commit_s": clock.commit_s,
             "round_s": clock.round_s,
@@ -247,10 +257,10 @@ class Recorder:
 
     def _submodel(self, number: int, selection: Selection) -> int:
         """The id of a sub-model; a new one gets a row of its own."""
-        sizes = self.experiment.sizes(selection)
+        sizes = self.experiment.prices.sizes(selection)
         if sizes not in self._submodels:
             self._submodels[sizes] = len(self._submodels)
-            price = self.experiment.cost(selection)
+            price = self.experiment.prices(selection)
             self.log.append(
                 "submodels",
                 submodel=self._submodels[sizes],
@@ -258,12 +268,24 @@ class Recorder:
                 parameters=price.parameters,
                 forward_flops=price.forward_flops,
                 bytes=price.bytes,
-                memory_bytes=self.experiment.training_bytes(selection),
+                memory_bytes=self.experiment.prices.training_bytes(selection),
                 sizes=np.array([sizes]),
             )
         return self._submodels[sizes]
 
 
+def _virtual_columns(virtual: VirtualRound | None, num_clients: int) -> dict[str, np.ndarray]:
+    """What the virtual clock says of each client; not a number, and no device, where there are none."""
+    names = ("download_s", "train_s", "upload_s", "wait_s")
+    if virtual is None:
+        none = np.full(num_clients, np.nan)
+        return {"device": np.full(num_clients, NO_DEVICE), "energy_j": none} | {f"virtual_{n}": none for n in names}
+    seconds = {f"virtual_{name}": getattr(virtual, name) for name in names}
+    return {"device": virtual.device, "energy_j": virtual.energy_j, **seconds}
+
+
 def _group_seconds(rows: Mapping[str, np.ndarray] | np.ndarray, count: int) -> np.ndarray:
     """Measured seconds of each group: its clients' training and overhead."""
-    return np.bincount(rows["group"], weights=rows["train_s"] + rows["overhead_s"], minlength=count)
+    is_dealt = rows["group"] != NOBODY
+    seconds = (rows["train_s"] + rows["overhead_s"])[is_dealt]
+    return np.bincount(rows["group"][is_dealt], weights=seconds, minlength=count)

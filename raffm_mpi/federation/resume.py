@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from raffm_mpi.config import Settings, apply_overrides
+from raffm_mpi.devices import Fleet
 from raffm_mpi.federation import checkpoint as checkpoints
 from raffm_mpi.federation.checkpoint import Checkpoint, DamagedCheckpoint, Partial
 from raffm_mpi.log import Run, open_run
@@ -29,6 +30,8 @@ MAY_CHANGE = (
     "data.path",
     "data.tokenizer",
     "data.cache",
+    "devices.profiles",
+    "devices.availability.path",
     "model.name",
     "federation.num_rounds",
     "compute.server_device",
@@ -60,6 +63,11 @@ class Start:
     def next_round(self) -> int:
         """The first round to be run."""
         return self.checkpoint.round + 1 if self.checkpoint else 0
+
+    @property
+    def virtual_s(self) -> float:
+        """The virtual clock."""
+        return float(self.checkpoint.state.get("virtual_s", 0.0)) if self.checkpoint else 0.0
 
     @property
     def schedule(self) -> Mapping[str, Any]:
@@ -123,20 +131,28 @@ def changes(old: Settings, new: Settings) -> list[str]:
     ]
 
 
-def identity(model: nn.Module, config: Any, data_fingerprint: str) -> dict[str, str]:
-    """What must be the same wherever a run goes on: the examples, and the model before the first round."""
+def identity(model: nn.Module, config: Any, data_fingerprint: str, fleet: Fleet | None) -> dict[str, str]:
+    """What must be the same wherever a run goes on: examples, devices, and the model before the first round."""
     values = {key: value for key, value in config.to_dict().items() if key not in _LOCAL}
     structure = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
     weights = sha256({name: parameter.detach() for name, parameter in model.named_parameters()})
-    return {"data_sha256": data_fingerprint, "model_sha256": f"{structure[:16]}-{weights}"}
+    devices = fleet.fingerprint() if fleet else ""
+    return {
+        "devices_sha256": devices,
+        "data_sha256": data_fingerprint,
+        "model_sha256": f"{structure[:16]}-{weights}",
+    }
 
 
 def check_identity(start: Start, found: Mapping[str, str]) -> None:
     """Raise ValueError where examples or the initial model are not those that the run began with."""
-    for key, setting in (("data_sha256", "data.path"), ("model_sha256", "model")):
-        if not start.is_new and start.attributes.get(key) != found[key]:
-            what = "other examples" if key == "data_sha256" else "another model"
-            raise ValueError(f"{setting}: this is {what} than the run in the output folder began with ({key})")
+    for key, setting, what in (
+        ("data_sha256", "data.path", "this is other examples"),
+        ("model_sha256", "model", "this is another model"),
+        ("devices_sha256", "devices", "these are other devices, or they can be reached at other times,"),
+    ):
+        if not start.is_new and start.attributes.get(key, "") != found[key]:
+            raise ValueError(f"{setting}: {what} than the run in the output folder began with ({key})")
 
 
 def _check_settings(settings: Settings, run: Run) -> None:

@@ -141,7 +141,7 @@ def _how_losses_end(transport: Transport) -> str:
 
 
 def _identity(experiment: Experiment, start: Start) -> dict[str, str]:
-    found = identity(experiment.model, experiment.model.config, experiment.examples.fingerprint)
+    found = identity(experiment.model, experiment.model.config, experiment.examples.fingerprint, experiment.fleet)
     check_identity(start, found)
     return found
 

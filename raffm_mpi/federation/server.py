@@ -13,13 +13,14 @@ import numpy as np
 from torch import Tensor
 
 from raffm_mpi.aggregators import Gathered
+from raffm_mpi.devices import simulate
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.packing import Packed, pack, views
 from raffm_mpi.evaluation import evaluate
 from raffm_mpi.federation.client_group import ClientGroup
 from raffm_mpi.federation.experiment import Experiment, during
 from raffm_mpi.federation.interruptions import RanksLost, Stopped, TooFewClients
-from raffm_mpi.federation.plan import NOBODY, SPLITS, Action, Plan, Round, cohort
+from raffm_mpi.federation.plan import NOBODY, SPLITS, Action, Plan, Round, cohort, num_wanted
 from raffm_mpi.federation.presence import Phase
 from raffm_mpi.federation.recorder import Clock, Loss, Recorder
 from raffm_mpi.federation.schedule import Schedule
@@ -52,6 +53,7 @@ class Server:
         self.optimizer = make_server_optimizer(self.settings.server, self.layout)
         if state.start.checkpoint:
             self.optimizer.restore(state.start.optimizer)
+        self.virtual_s = state.start.virtual_s  # the virtual clock, after the last committed round
         self.schedule.restore(state.start.schedule)
 
     @property
@@ -82,8 +84,10 @@ class Server:
     def _run_round(self, number: int) -> None:
         self._stop_if_asked(number)
         clock, moved = Clock(), self.transport.bytes_moved
+        now_s = self.virtual_s
         for attempt in range(self.settings.federation.max_repeats + 1):
-            round = self._sample(number, attempt)
+            round = self._sample(number, attempt, now_s)
+            now_s = round.end_s
             tally = self._train(round, clock)
             if len(tally.trained) >= self.settings.federation.min_trained:
                 break
@@ -97,16 +101,30 @@ class Server:
             )
         self._commit(round, tally, clock, self.transport.bytes_moved - moved)
 
-    def _sample(self, number: int, attempt: int) -> Round:
-        """The round's cohort, keyed by the round and how often it was repeated."""
-        drawn = cohort(self.settings, self.experiment.partition.num_clients, number, attempt)
+    def _sample(self, number: int, attempt: int, now_s: float) -> Round:
+        """The round's cohort, keyed by the round and how often it was repeated, and what becomes of its clients.
+
+        ``now_s`` is virtual, as are all seconds here; where nobody can be reached the round begins when somebody can.
+        """
+        num_clients, fleet = self.experiment.partition.num_clients, self.experiment.fleet
+        reachable = None
+        if fleet:
+            now_s = fleet.availability.next_s(now_s)
+            reachable = np.flatnonzero(fleet.availability.until(now_s) > now_s)
+        drawn = cohort(self.settings, num_clients, number, attempt, reachable)
         plan = Plan(Action.TRAIN, number, drawn, np.full(len(drawn), NOBODY), attempt)
-        return Round.derive(plan, self.experiment)
+        round = Round.derive(plan, self.experiment)
+        if not fleet:
+            return round
+        wanted = num_wanted(self.settings, num_clients)
+        virtual = simulate(fleet, drawn, round.work, wanted, now_s, number, attempt)
+        round = Round.derive(replace(plan, away=virtual.away), self.experiment)
+        return replace(round, virtual=virtual)
 
     def _train(self, round: Round, clock: Clock) -> Tally:
         """Have the whole cohort trained, by whoever is alive."""
         number = round.plan.round
-        tally = self.state.resumed_tally(round) or Tally.empty(round)
+        tally = self.state.resumed_tally(round) or Tally.begin(round)
         loss: Loss | None = None
         while len(tally.open):
             try:
@@ -192,6 +210,7 @@ class Server:
         clock.commit_s = time.perf_counter() - start
         clock.round_s = time.perf_counter() - clock.start
         self.recorder.round(round, tally.reports, clock, exchange_bytes)
+        self.virtual_s = round.end_s
         self.state.committed()
         self._correct_schedule(round, tally.reports)
 
@@ -220,7 +239,8 @@ class Server:
         """Write the checkpoint after a round, unless it is there or there is nothing to save yet."""
         if self.state.saved_round < number:
             self.presence.doing(Phase.SAVING, number)
-            saved = self.state.save(number, self.model.tensors, self.optimizer.state(), self.schedule.state())
+            model, optimizer = self.model.tensors, self.optimizer.state()
+            saved = self.state.save(number, model, optimizer, self.schedule.state(), self.virtual_s)
             self.recorder.checkpoint(*saved)
 
     def _stop_if_asked(self, num_done: int, and_more: str = "") -> None:

@@ -46,10 +46,12 @@ class RunState:
         tensors: Mapping[str, Tensor],
         optimizer: Mapping[str, Tensor],
         schedule: Mapping[str, Any],
+        virtual_s: float,
     ) -> tuple[Checkpoint, float]:
         """Write the state after a round; returns it with the seconds that took."""
         start = time.perf_counter()
-        state = {"run_id": self.start.run_id, "schedule": schedule, "log": {"num_rounds": number + 1}}
+        own = {"schedule": schedule, "virtual_s": virtual_s}
+        state = {"run_id": self.start.run_id, **own, "log": {"num_rounds": number + 1}}
         kept = self.settings.checkpoints_kept
         parts = {MODEL: tensors, **({OPTIMIZER: optimizer} if optimizer else {})}
         self.saved = self.disk.write(lambda: checkpoints.save(self.output, number, parts, state, kept))

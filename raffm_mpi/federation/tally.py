@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from raffm_mpi.aggregation import ExactSum
-from raffm_mpi.federation.plan import Round
+from raffm_mpi.federation.plan import NOBODY, Round
 
 # A row a client of the cohort, which one rank fills while all others leave it zero, so that rows merge by OR.
 CLIENT_REPORT = np.dtype(
@@ -43,6 +43,14 @@ class Tally:
         total = ExactSum.zeros(round.sums, round.total_weight, device)
         return cls(round.plan.key, total, np.zeros(len(round.plan.cohort), CLIENT_REPORT))
 
+    @classmethod
+    def begin(cls, round: Round) -> Tally:
+        """What the server begins a round with: clients that are away are done."""
+        tally = cls.empty(round)
+        tally.reports["done"][round.plan.away] = 1
+        tally.reports["group"][round.plan.away] = NOBODY
+        return tally
+
     @property
     def open(self) -> np.ndarray:
         """Positions in the cohort of the clients that are neither trained nor dropped: int64."""
@@ -56,7 +64,7 @@ class Tally:
     def add(self, other: Tally) -> None:
         """Take in clients that this tally does not hold yet."""
         assert not (self.reports["done"] & other.reports["done"]).any(), "a client was trained twice"
-        if self.reports["done"].any():
+        if self.reports["trained"].any():
             self.total.packed.buffer.add_(other.total.packed.buffer)
         else:  # the usual case, all at once: this tally's own memory is not even touched
             self.total = other.total

@@ -17,7 +17,17 @@ from raffm_mpi.federation.run import run as run_federation
 from raffm_mpi.federation.transport import Transport
 from raffm_mpi.log import Run, RunLog, check_log, open_run
 
-_SAME = ("client", "submodel", "num_examples", "num_steps", "first_loss", "last_loss", "mean_loss", "status")
+_SAME = (
+    "client",
+    "submodel",
+    "num_examples",
+    "num_steps",
+    "first_loss",
+    "last_loss",
+    "mean_loss",
+    "status",
+    "energy_j",
+)
 
 
 class _Silent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,13 @@ def _rounds(run: Run) -> Iterator[str]:
         yield f"rounds do not count from 0 without a gap: rows {_some(out)} hold {_some(rounds[out])}"
 
 
+def _dealt(groups: Mapping[str, np.ndarray], clients: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Rounds and numbers of the clients that groups trained, and of those that nobody did."""
+    alone = clients["round"][clients["group"] < 0]
+    numbers = np.concatenate([groups["num_clients"], np.ones(len(alone), np.int64)])
+    return np.concatenate([groups["round"], alone]), numbers
+
+
 def _per_round(run: Run) -> Iterator[str]:
     """What the rows of a round in other tables say of its row in ``rounds``."""
     rounds, clients, groups = run.rows("rounds"), run.rows("clients"), run.rows("groups")
@@ -102,10 +109,10 @@ def _per_round(run: Run) -> Iterator[str]:
     said = [
         ("clients", "rows", "num_clients", clients["round"], np.ones(len(clients["round"]), np.int64)),
         ("clients", "trained rows", "num_trained", clients["round"], statuses["trained"]),
-        ("clients", "dropped rows", "num_dropped", clients["round"], statuses["dropped"]),
+        ("clients", "rows without an update", "num_dropped", clients["round"], ~statuses["trained"]),
         ("clients", "bytes_down", "bytes_down", clients["round"], clients["bytes_down"]),
         ("clients", "bytes_up", "bytes_up", clients["round"], clients["bytes_up"]),
-        ("groups", "num_clients", "num_clients", groups["round"], groups["num_clients"]),
+        ("groups", "clients, with those of no group,", "num_clients", *_dealt(groups, clients)),
     ]
     numbers = rounds["round"]
     for table, rows in (("clients", clients), ("groups", groups)):

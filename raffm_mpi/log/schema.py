@@ -11,6 +11,7 @@ import numpy as np
 
 FORMAT = "raffm_mpi"
 SCHEMA_VERSION = 1
+NO_DEVICE = -1  # where clients have none
 GLOBAL_MODEL = 0  # the id of the full model among the sub-models: it always comes first
 LOWER_IS_BETTER = ("perplexity", "mse")  # of the metrics; all others are fractions, or correlations up to 1
 STATUSES = ("running", "finished", "failed", "interrupted")
@@ -74,7 +75,7 @@ ROUNDS = Table(
         Column("attempt", "int16", "1", "how often the round was repeated with another cohort, 0: never"),
         Column("num_clients", "int32", "clients", "cohort"),
         Column("num_trained", "int32", "clients", "clients whose update was aggregated"),
-        Column("num_dropped", "int32", "clients", "clients of the cohort that gave no update"),
+        Column("num_dropped", "int32", "clients", "clients of the cohort that gave no update, for whatever reason"),
         Column("num_recoveries", "int16", "recoveries", "times that the round went on after ranks were lost"),
         Column("num_examples", "int64", "examples", "examples of the clients that trained, each counted once"),
         Column("learning_rate", "float64", "1", "learning rate of local training"),
@@ -82,6 +83,11 @@ ROUNDS = Table(
         Column("envelope_parameters", "int64", "parameters", "entries in the union of the cohort's selections"),
         Column("bytes_down", "int64", "bytes", "simulated: float32 parameters sent to the clients"),
         Column("bytes_up", "int64", "bytes", "simulated: float32 updates sent by the clients"),
+        Column(
+            "virtual_start_s", "float64", "s", "simulated: its beginning, from the run's; not a number without devices"
+        ),
+        Column("virtual_round_s", "float64", "s", "simulated: its duration on the clients' devices"),
+        Column("energy_j", "float64", "J", "simulated: what its clients' devices took"),
         Column("exchange_bytes", "int64", "bytes", "moved by MPI: broadcast and reduce payload of one rank"),
         Column("predicted_s", "float32", "s", "makespan that the schedule expected"),
         Column("round_s", "float32", "s", "the whole round on rank 0"),
@@ -92,6 +98,15 @@ ROUNDS = Table(
     ),
 )
 
+CLIENT_STATUSES = {
+    "trained": "its update was aggregated",
+    "dropped": "it gave no update that could be used (events say why)",
+    "unable": "its device cannot hold its sub-model, so it sat out",
+    "gone": "it dropped out, or could no longer be reached",
+    "late": "it was not ready at the deadline",
+    "surplus": "more clients were asked than needed, and enough were ready before it",
+}
+
 CLIENTS = Table(
     "clients",
     "one row a client a round",
@@ -100,7 +115,7 @@ CLIENTS = Table(
     (
         ROUND,
         Column("client", "int32", "1", "simulated client"),
-        Column("group", "int16", "1", "client group that trained it"),
+        Column("group", "int16", "1", "client group that trained it; -1: none"),
         Column("submodel", "int32", "1", "its sub-model, a row of submodels"),
         Column("parameters", "int64", "parameters", "size of its sub-model"),
         Column("train_flops", "float64", "FLOP", "floating-point operations of its local training"),
@@ -114,7 +129,13 @@ CLIENTS = Table(
         Column("overhead_s", "float32", "s", "everything else: slicing, loading, rounding, adding"),
         Column("bytes_down", "int64", "bytes", "simulated: float32 parameters sent to it"),
         Column("bytes_up", "int64", "bytes", "simulated: float32 update sent by it"),
-        Column("status", "int8", "", "what became of it", members=("trained", "dropped")),
+        Column("status", "int8", "", "what became of it", members=tuple(CLIENT_STATUSES)),
+        Column("device", "int16", "1", "its device, a row of devices; -1: clients have none"),
+        Column("virtual_download_s", "float64", "s", "simulated: downloading on its device"),
+        Column("virtual_train_s", "float64", "s", "simulated: training on its device"),
+        Column("virtual_upload_s", "float64", "s", "simulated: uploading from its device"),
+        Column("virtual_wait_s", "float64", "s", "simulated: waiting for the end of the round"),
+        Column("energy_j", "float64", "J", "simulated: what its device took, from the round's beginning to its end"),
     ),
 )
 
@@ -158,7 +179,27 @@ PARTITION = Table(
     (
         Column("client", "int32", "1", "simulated client"),
         Column("num_examples", "int32", "examples", "its local examples"),
+        Column("device", "int16", "1", "its device, a row of devices; -1: clients have none"),
         Column("label_counts", "int32", "examples", "its local examples of each label", labels="label_names"),
+    ),
+)
+
+DEVICES = Table(
+    "devices",
+    "one row a kind of device that clients have",
+    "once",
+    16,
+    (
+        Column("device", "int16", "1", "its number"),
+        Column("name", "S64", "", "its name"),
+        Column("num_clients", "int32", "clients", "clients of the population that have it"),
+        Column("memory_bytes", "float64", "bytes", "memory that training may take"),
+        Column("flops_per_s", "float64", "FLOP/s", "sustained in training"),
+        Column("downlink_bytes_per_s", "float64", "bytes/s", "download"),
+        Column("uplink_bytes_per_s", "float64", "bytes/s", "upload"),
+        Column("compute_w", "float64", "W", "power when it trains"),
+        Column("transfer_w", "float64", "W", "power when it downloads or uploads"),
+        Column("idle_w", "float64", "W", "power when it waits for the end of a round"),
     ),
 )
 
@@ -276,6 +317,7 @@ TABLES = {
         SUBMODELS,
         GROUPS,
         PARTITION,
+        DEVICES,
         EVALUATION,
         METRICS,
         PERSONAL,
@@ -300,6 +342,7 @@ ATTRIBUTES = {
     "command": "command line",
     "run_id": "identifier of the run, in its checkpoints too",
     "devices": "kinds of device that its ranks compute on",
+    "devices_sha256": "fingerprint of the clients' devices and of when they can be reached, empty without",
     "data_sha256": "fingerprint of the prepared examples",
     "model_sha256": "fingerprint of the model before the first round: config and parameters",
     "config": "resolved settings, YAML",
@@ -326,6 +369,9 @@ def describe() -> str:
         if table is EVENTS:
             lines += ["", "| kind | what happened |", "|---|---|"]
             lines += [f"| `{kind}` | {description} |" for kind, description in EVENT_KINDS.items()]
+        if table is CLIENTS:
+            lines += ["", "| status | what became of it |", "|---|---|"]
+            lines += [f"| `{status}` | {description} |" for status, description in CLIENT_STATUSES.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from raffm_mpi import config
 from raffm_mpi.config import CustomSettings, MethodSettings
 from raffm_mpi.elastic.table import ModelLayout
-from raffm_mpi.methods.base import Method, Price
+from raffm_mpi.methods.base import Fits, Method, Price
 from raffm_mpi.methods.custom import load_method
 from raffm_mpi.methods.depthfl import DepthFL
 from raffm_mpi.methods.fedavg import FedAvg
@@ -42,9 +42,11 @@ def prepare_model(settings: MethodSettings, model: nn.Module) -> nn.Module:
     return _class_of(settings).prepare(model)
 
 
-def make_method(settings: MethodSettings, layout: ModelLayout, seed: int, price: Price) -> Method:
+def make_method(
+    settings: MethodSettings, layout: ModelLayout, seed: int, price: Price, fits: Fits | None = None
+) -> Method:
     """The method that the settings describe, for one model; ValueError if the two contradict each other."""
-    return _class_of(settings)(layout, seed, price, settings)
+    return _class_of(settings)(layout, seed, price, settings, fits)
 
 
 def _class_of(settings: MethodSettings) -> type[Method]:

@@ -14,22 +14,24 @@ from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.objective import Nested
 
 Price = Callable[[Selection], Cost]  # the cost of a sub-model on an example of the data set
+Fits = Callable[[int, Selection], bool]  # whether a client's device can hold a sub-model and have it ready in time
 
 
 class Method(ABC):
     """A method chooses what each client of a cohort holds, and may reorder the model before a round.
 
     Every rank holds one and derives the same selections from it, so that none has to travel: choices are keyed by
-    (seed, round, client). ``settings`` are the method's own of the config.
+    (seed, round, client). ``settings`` are the method's own of the config; ``fits`` is there if clients have devices.
     """
 
     needs_update: bool = False  # whether :meth:`order` looks at the last round's update
 
-    def __init__(self, layout: ModelLayout, seed: int, price: Price, settings: Any) -> None:
+    def __init__(self, layout: ModelLayout, seed: int, price: Price, settings: Any, fits: Fits | None = None) -> None:
         self.layout = layout
         self.seed = seed
         self.price = price
         self.settings = settings
+        self.fits = fits
 
     @classmethod
     def check(cls, settings: Any, layout: ModelLayout) -> None:

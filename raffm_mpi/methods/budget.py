@@ -1,9 +1,9 @@
-"""Clients with budgets: each keeps, over all rounds, the largest sub-model of a nested path that its budget allows."""
+"""Clients with budgets: each has the largest sub-model of a nested path that its budget, or its device, allows."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from raffm_mpi.config import BudgetSettings, RaFFMSettings
 from raffm_mpi.elastic.labels import FULL, Selection
 from raffm_mpi.elastic.table import ModelLayout
-from raffm_mpi.methods.base import Method, Price
+from raffm_mpi.methods.base import Fits, Method, Price
 from raffm_mpi.methods.space import axes_of
 from raffm_mpi.seeds import generator
 
@@ -22,15 +22,29 @@ class Budgets:
     """Who has which budget, and what that allows of a path of sub-models (smallest first, each within the next)."""
 
     def __init__(
-        self, settings: BudgetSettings | RaFFMSettings, path: Sequence[Selection], price: Price, seed: int
+        self,
+        settings: BudgetSettings | RaFFMSettings,
+        path: Sequence[Selection],
+        price: Price,
+        seed: int,
+        fits: Fits | None,
     ) -> None:
-        priced = attrgetter({"parameters": "parameters", "flops": "forward_flops"}[settings.budget_of])
         self.path = path
         self._seed = seed
-        self._places = [_largest_within(budget, path, lambda s: priced(price(s))) for budget in settings.budgets]
+        self._fits = fits if settings.budget == "device" else None
+        if self._fits:  # rungs to evaluate and to draw from: the path's thirds
+            self._places = [len(path) * third // 3 - (third == 3) for third in range(4)]
+        else:
+            priced = attrgetter({"parameters": "parameters", "flops": "forward_flops"}[settings.budget_of])
+            self._places = [_largest_within(budget, path, lambda s: priced(price(s))) for budget in settings.budgets]
 
     def place(self, client: int) -> int:
-        """Where on the path the largest sub-model within a client's budget is; every budget is as likely."""
+        """Where on the path the largest sub-model within a client's budget is; every budget is as likely.
+
+        By device it is the largest that fits; where not even the smallest does, that (the client will sit out).
+        """
+        if fits := self._fits:
+            return max(0, bisect_left(self.path, True, key=lambda selection: not fits(client, selection)) - 1)
         return self._places[generator(self._seed, "budget", client).integers(len(self._places))]
 
     def of(self, client: int) -> Selection:
@@ -44,15 +58,16 @@ class Budgets:
 
     def within(self, client: int) -> list[Selection]:
         """The sub-models of all budgets that are no larger than a client's, smallest first."""
-        return [self.path[place] for place in sorted({*self._places}) if place <= self.place(client)]
+        own = self.place(client)
+        return [self.path[place] for place in sorted({*self._places, own}) if place <= own]
 
 
 class Budgeted(Method):
     """A method whose clients hold what their budget allows of one path."""
 
-    def __init__(self, layout: ModelLayout, seed: int, price: Price, settings: Any) -> None:
-        super().__init__(layout, seed, price, settings)
-        self.budgets = Budgets(settings, self.path(), price, seed)
+    def __init__(self, layout: ModelLayout, seed: int, price: Price, settings: Any, fits: Fits | None = None) -> None:
+        super().__init__(layout, seed, price, settings, fits)
+        self.budgets = Budgets(settings, self.path(), price, seed, fits)
 
     @abstractmethod
     def path(self) -> Sequence[Selection]:

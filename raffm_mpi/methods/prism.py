@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from raffm_mpi.elastic.factors import RANK, decompose, factor_pairs, factorise, principal
 from raffm_mpi.elastic.labels import Selection, base, count
 from raffm_mpi.elastic.table import ModelLayout
-from raffm_mpi.methods.base import Price
+from raffm_mpi.methods.base import Fits, Price
 from raffm_mpi.methods.budget import Budgeted
 from raffm_mpi.seeds import generator
 
@@ -29,8 +29,8 @@ _STEPS = 64
 class PriSM(Budgeted):
     """A client holds the same share of each matrix's components, drawn in each round, the principal ones likelier."""
 
-    def __init__(self, layout: ModelLayout, seed: int, price: Price, settings: Any) -> None:
-        super().__init__(layout, seed, price, settings)
+    def __init__(self, layout: ModelLayout, seed: int, price: Price, settings: Any, fits: Fits | None = None) -> None:
+        super().__init__(layout, seed, price, settings, fits)
         self._chances: dict[str, np.ndarray] = {}
 
     @classmethod

@@ -14,7 +14,7 @@ from raffm_mpi.config import RaFFMSettings
 from raffm_mpi.elastic.labels import FULL, Selection, base
 from raffm_mpi.elastic.salience import order
 from raffm_mpi.elastic.table import ModelLayout
-from raffm_mpi.methods.base import Method, Price
+from raffm_mpi.methods.base import Fits, Method, Price
 from raffm_mpi.methods.budget import Budgets
 from raffm_mpi.methods.space import resolve
 from raffm_mpi.objective import Nested
@@ -26,11 +26,14 @@ _PUPILS = 4  # random sub-models, of which a client that distils draws one a ste
 class RaFFM(Method):
     """Sub-models are prefixes of a model kept in order of salience; widths come from an elastic space."""
 
-    def __init__(self, layout: ModelLayout, seed: int, price: Price, settings: RaFFMSettings) -> None:
-        super().__init__(layout, seed, price, settings)
+    def __init__(
+        self, layout: ModelLayout, seed: int, price: Price, settings: RaFFMSettings, fits: Fits | None = None
+    ) -> None:
+        super().__init__(layout, seed, price, settings, fits)
         self.space = resolve(settings.space, layout)
         self.needs_update = settings.salience == "first_order"
-        self._budgets = Budgets(settings, self.space.path, price, seed) if settings.budgets else None
+        by_budget = settings.widths == "budget"
+        self._budgets = Budgets(settings, self.space.path, price, seed, fits) if by_budget else None
         self._ordered = {
             "all": list(layout.sizes),
             "first_order": list(layout.sizes),

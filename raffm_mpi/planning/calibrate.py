@@ -69,7 +69,7 @@ def calibrate(settings: Settings, transport: Transport, looked: Look | None) -> 
         num_groups=bench.num_groups,
         threads=settings.compute.threads_per_group,
         precision=settings.compute.precision,
-        parameters=experiment.cost(FULL).parameters,
+        parameters=experiment.prices(FULL).parameters,
         process_bytes=process_bytes,
         training_flops_per_s=flops_per_s,
         evaluation_flops_per_s=evaluation,
@@ -110,7 +110,7 @@ class _Bench:
         reports, round = self._train(chosen, drawn[: clients * self.num_groups])
         done = reports["trained"] == 1
         self.transport.together(lambda: _check_trained(reports) if self.transport.rank == 0 else None)
-        prices = np.array([self.experiment.cost(selection).bytes for selection in round.selections])
+        prices = np.array([self.experiment.prices(selection).bytes for selection in round.selections])
         train_s = max(float(reports["train_s"][done].sum()), 1e-9)
         return round.flops[done].sum() / train_s, float(reports["overhead_s"].mean()), float(prices.mean())
 
@@ -173,7 +173,7 @@ class _Bench:
                 num_rows += min(size, len(split) - number * size)
             if seconds > _EVALUATION_S:
                 break
-        return experiment.cost(FULL).forward_flops * num_rows / seconds
+        return experiment.prices(FULL).forward_flops * num_rows / seconds
 
     def exchange(self) -> Exchange:
         """Latency and bytes/s between the ranks: a broadcast and a reduce together are a round trip."""

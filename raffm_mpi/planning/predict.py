@@ -261,7 +261,9 @@ def _memory(
         model_bytes=sent_bytes,
         envelope_bytes=largest.envelope_bytes,
         sums_bytes=largest.sums_bytes,
-        training_bytes=outline.training_bytes(max(held, key=lambda selection: outline.cost(selection).parameters)),
+        training_bytes=outline.prices.training_bytes(
+            max(held, key=lambda selection: outline.prices(selection).parameters)
+        ),
         process_bytes=calibration.process_bytes if calibration else 0,
         on_gpu=calibration.device == "cuda" if calibration else wants_gpu,
         fixed_bytes=FLOAT32_BYTES * num_entries(outline.layout) - sent_bytes,
@@ -336,7 +338,7 @@ def _evaluation_s(
     if not num_rows:
         return 0.0
     batch_size = outline.settings.evaluation.batch_size
-    flops = outline.cost(selection).forward_flops
+    flops = outline.prices(selection).forward_flops
     if not by_groups:
         return flops * num_rows / calibration.evaluation_flops_per_s
     most = min(num_rows, batch_size * math.ceil(math.ceil(num_rows / batch_size) / cluster.num_groups))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from raffm_mpi import data
 from raffm_mpi.config import Settings
-from raffm_mpi.elastic.cost import Lengths, cost
-from raffm_mpi.federation.experiment import Outline, deal, lengths_of, look, outlined
-from raffm_mpi.methods import make_method
+from raffm_mpi.elastic.cost import Lengths
+from raffm_mpi.federation.experiment import Outline, choose_method, deal, fleet_of, lengths_of, look, outlined
+from raffm_mpi.federation.prices import Prices
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,9 @@ def sketch(settings: Settings) -> Sketch:
     layout = outlined(settings, looked.config, looked.info)
     folder = data.prepared(looked.info, settings.data, looked.inputs, settings.seed)
     shares = _prepared(settings, looked.info, folder) if folder else _assumed(settings, looked.info)
-    method = make_method(settings.method, layout, settings.seed, partial(cost, layout, **shares.lengths))
-    outline = Outline(settings, looked.info, shares.partition, layout, method, shares.lengths)
+    prices, fleet = Prices(layout, shares.lengths, settings.training), fleet_of(settings, shares.partition)
+    method = choose_method(settings, layout, prices, fleet, shares.partition)
+    outline = Outline(settings, looked.info, shares.partition, layout, method, prices, fleet)
     return Sketch(outline, shares.num_rows, shares.data_bytes, shares.assumed)
 
 

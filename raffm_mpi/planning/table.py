@@ -46,7 +46,7 @@ def remarks(sketch: Sketch, cluster: Cluster, calibration: Calibration | None) -
     if calibration is None:
         return
     compute, exchange = sketch.outline.settings.compute, calibration.exchange
-    parameters = sketch.outline.cost(FULL).parameters
+    parameters = sketch.outline.prices(FULL).parameters
     if parameters != calibration.parameters:
         yield f"the calibration is of a model of {calibration.parameters:,} parameters, this one has {parameters:,}"
     for what, measured, wanted in (
@@ -82,7 +82,7 @@ def _memory(memory: Memory, sketch: Sketch) -> Iterator[str]:
 
 
 def _round(sketch: Sketch, volumes: Sequence[Volume]) -> Iterator[str]:
-    num_clients, parameters = volumes[0].num_clients, sketch.outline.cost(FULL).parameters
+    num_clients, parameters = volumes[0].num_clients, sketch.outline.prices(FULL).parameters
     envelope = _mean(volume.parameters for volume in volumes)
     flops = _mean(volume.flops.sum() for volume in volumes)
     yield f"a round (mean of the first {len(volumes)}): {num_clients:,} clients x {flops / num_clients:.3g} FLOP"

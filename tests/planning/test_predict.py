@@ -117,7 +117,7 @@ def test_a_server_with_a_core_of_its_own_evaluates_beside_the_training(planned, 
     assert duration.phases[1].aside_s == pytest.approx(duration.checkpoint_s + duration.evaluation_s)
     # 144 examples are held out of 1,438; the speed is 2 GFLOP/s.
     outline = sketch(planned()).outline
-    assert duration.evaluation_s == pytest.approx(144 * outline.cost({}).forward_flops / 2e9)
+    assert duration.evaluation_s == pytest.approx(144 * outline.prices({}).forward_flops / 2e9)
     on_gpus = free.model_copy(update={"device": "cuda", "cores": 64})
     assert predict(sketch(planned()), Cluster(1, 2), on_gpus).duration.by_groups  # the server's GPU is a group's, too
 
