@@ -201,8 +201,11 @@ class Cluster:
 
     def info(self, job_id: int | str) -> dict[str, str]:
         """Return what ``scontrol show job`` knows of a job: JobState, ExitCode, Restarts, NodeList, …"""
-        words = self.enter("scontrol", "show", "job", "--oneliner", str(job_id)).stdout.split()
-        return dict(word.split("=", 1) for word in words if "=" in word)
+        for is_last in (False, False, True):  # a question may be lost where the machine stands still for a while
+            answer = self.enter("scontrol", "show", "job", "--oneliner", str(job_id), check=is_last)
+            if answer.returncode == 0:
+                break
+        return dict(word.split("=", 1) for word in answer.stdout.split() if "=" in word)
 
     def wait(self, job_id: int | str, timeout: float = 180, states: set[str] = FINISHED) -> str:
         """Return the job's state as soon as it is one of ``states``; fail the test after ``timeout`` seconds."""
