@@ -60,8 +60,9 @@ test-processes: $(READY)
 test-rest: $(READY)
 	@$(BIN)/python -m pytest $(PROCESSES:%=--ignore=%) --ignore=tests/cluster
 
+# A start of Open MPI on two nodes fails at times (docs/reliability.md), so a test that failed has one more try.
 test-cluster: $(READY) ## start a Slurm of two nodes here (as root) and run the tests on it
-	@$(BIN)/python -m pytest tests/cluster
+	@$(BIN)/python -m pytest tests/cluster --reruns 1
 
 test-slow: $(READY) ## run the tests that take minutes: more faults, more of the cluster
 	@$(BIN)/python -m pytest -m slow

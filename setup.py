@@ -18,6 +18,7 @@ EXTRAS = {
         "peft>=0.17",
         "psutil>=5.9",
         "pytest>=9.0",
+        "pytest-rerunfailures>=15.0",
         "ruff>=0.9",
         "types-PyYAML",
     ],

