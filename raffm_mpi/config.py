@@ -27,14 +27,19 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
-def _add_up(shares: dict[str, float]) -> dict[str, float]:
+def _add_up(shares: Any) -> Any:
+    if isinstance(shares, str):
+        return shares
+    for name, share in shares.items():
+        if not isinstance(share, int | float) or not 0 < share <= 1:
+            raise ValueError(f"the share of {name} is {share!r}; allowed are fractions in (0, 1]")
     total = sum(shares.values())
     if abs(total - 1) > 1e-6:
         raise ValueError(f"the shares add up to {total:g}; allowed is 1")
     return shares
 
 
-Shares = Annotated[dict[str, Fraction], AfterValidator(_add_up)]
+Shares = Annotated[dict[str, Any], AfterValidator(_add_up)]
 BudgetOf: TypeAlias = Literal["parameters", "flops"]
 Task = Literal[
     "image_classification", "text_classification", "regression", "question_answering", "seq2seq", "causal_lm"
@@ -442,7 +447,7 @@ class DeviceSettings(Group):
     out of a round with the probability ``dropout``. All seconds are virtual.
     """
 
-    population: str | Shares
+    population: Annotated[str | dict[str, Any], AfterValidator(_add_up)]
     profiles: str | None = None
     deadline_s: Seconds | None = None
     over_selection: Annotated[float, Field(ge=0)] = 0.0

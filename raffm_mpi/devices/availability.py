@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -54,8 +55,7 @@ class Periodic(Availability):
     def next_s(self, now_s: float) -> float:
         since_s = (now_s - self._starts_s) % self._period_s
         wait_s = np.where(since_s < self._on_s, 0, self._period_s - since_s).min()
-        # The least step that a float of this size can take: the sum must not round to before the moment.
-        return now_s if wait_s == 0 else float(np.nextafter(now_s + wait_s, np.inf))
+        return now_s if wait_s == 0 else _after(now_s + wait_s)
 
 
 class Traces(Availability):
@@ -82,7 +82,12 @@ class Traces(Availability):
         if ((starts_s <= place_s) & (place_s < ends_s)).any():
             return now_s
         wait_s = ((starts_s - place_s) % self._period_s).min()
-        return float(np.nextafter(now_s + wait_s, np.inf))
+        return _after(now_s + wait_s)
+
+
+def _after(moment_s: float) -> float:
+    """A moment that rounding cannot put before the one that is meant: the next whole millisecond but one."""
+    return (math.ceil(moment_s * 1000) + 1) / 1000
 
 
 def make_availability(settings: AvailabilitySettings, num_clients: int, seed: int) -> Availability:

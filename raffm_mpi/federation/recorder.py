@@ -25,6 +25,15 @@ from raffm_mpi.training import learning_rate
 _NOT_LOGGED = ("done", "trained", "weight", "problem")  # of a report, in the clients table
 
 
+# What a client's device may have kept it from, in a sentence.
+_FATES = {
+    "unable": "unable to hold its sub-model, or to have it ready in time",
+    "gone": "gone before it was ready",
+    "late": "late at the deadline",
+    "surplus": "one too many",
+}
+
+
 class Display(Protocol):
     """Where a person sees the run go on."""
 
@@ -199,6 +208,10 @@ class Recorder:
         } | {name: reports[name] for name in CLIENT_REPORT.names or () if name not in _NOT_LOGGED}
 
     def _log_problems(self, round: Round, reports: np.ndarray) -> None:
+        if round.virtual and len(round.plan.away):
+            last = round.plan.away[-1]
+            fate = _FATES[str(round.virtual.status[last])]
+            self.last_problem = f"client {round.plan.cohort[last]} is {fate}"
         for position in np.flatnonzero(reports["problem"] != b""):
             kind = "retried" if reports["trained"][position] else "dropped"
             message = reports["problem"][position].decode(errors="ignore")

@@ -94,6 +94,11 @@ class Run:
         return self._table("groups")
 
     @cached_property
+    def devices(self) -> pd.DataFrame:
+        """One row a kind of device that clients have, in the order of its number; empty where they have none."""
+        return self._table("devices")
+
+    @cached_property
     def partition(self) -> pd.DataFrame:
         """One row a client of the population, with a column for each label."""
         return self._table("partition")
