@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,40 +12,26 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from raffm_mpi.log import GLOBAL_MODEL, LOWER_IS_BETTER, Run, open_run
+from raffm_mpi.analysis.style import (
+    BLUES,
+    EVALUATED,
+    LINES,
+    MAX_MARKERS,
+    STYLE,
+    count_rounds,
+    count_score,
+    is_fraction,
+    save,
+    say,
+    words,
+)
+from raffm_mpi.log import GLOBAL_MODEL, Run, open_run
 
-EVALUATED = ("validation", "test")
 MAX_COLUMNS = 60  # of the heat map
-MAX_MARKERS = 40  # of a line
-# Okabe and Ito (2008): told apart by colour-blind readers; dashes and markers tell lines apart in black and white.
-LINES: dict[str, dict[str, Any]] = {
-    "train": {"color": "#000000", "linestyle": ":", "marker": "^"},
-    "validation": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
-    "test": {"color": "#D55E00", "linestyle": "--", "marker": "s"},
-}
-BLUES = ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.15, 1, 256)))  # the least is not white
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10.5,
-    "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "lines.linewidth": 1.9,
-    "lines.markersize": 5,
-    "svg.hashsalt": "raffm_mpi",  # the same run gives the same file
-}
 
 
 def write_report(run_folder: str | Path) -> list[Path]:
@@ -55,13 +40,7 @@ def write_report(run_folder: str | Path) -> list[Path]:
     Returns their paths. Raises ValueError where the log cannot be read, as :func:`raffm_mpi.log.open_run`.
     """
     with open_run(run_folder) as run, matplotlib.rc_context(STYLE):
-        figure = draw(run)
-        paths = [run.path.with_name(f"report.{kind}") for kind in ("png", "svg")]
-        for path in paths:
-            new = path.with_name(f".new.{path.name}")
-            figure.savefig(new, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
-            os.replace(new, path)
-    return paths
+        return save(draw(run), run.path.parent, "report")
 
 
 def draw(run: Run) -> Figure:
@@ -103,16 +82,16 @@ def _tail(text: str, length: int) -> str:
 
 
 def _draw_score(axes: Axes, run: Run) -> None:
-    axes.set_title(f"{_words(run.main_metric).capitalize()} of the global model")
+    axes.set_title(f"{words(run.main_metric).capitalize()} of the global model")
     evaluation = run.evaluation[run.evaluation["submodel"] == GLOBAL_MODEL]
-    percent = _is_fraction(run)
+    percent = is_fraction(run.main_metric)
     lines = [_line(axes, split, evaluation[evaluation["split"] == split], "score", percent) for split in EVALUATED]
     if any(lines):
-        _count_rounds(axes)
-        _count_score(axes, run)
+        count_rounds(axes)
+        count_score(axes, run.main_metric)
         axes.legend(loc="best")
     else:
-        _say(axes, "The global model has not been evaluated.")
+        say(axes, "The global model has not been evaluated.")
 
 
 def _draw_loss(axes: Axes, run: Run) -> None:
@@ -121,11 +100,11 @@ def _draw_loss(axes: Axes, run: Run) -> None:
     lines = [_line(axes, "train", run.rounds, "train_loss")]
     lines += [_line(axes, split, evaluation[evaluation["split"] == split], "loss") for split in EVALUATED]
     if any(lines):
-        _count_rounds(axes)
+        count_rounds(axes)
         axes.set_ylabel("mean loss")
         axes.legend(loc="best")
     else:
-        _say(axes, "No round has been committed.")
+        say(axes, "No round has been committed.")
 
 
 def _draw_trade_off(axes: Axes, run: Run) -> None:
@@ -134,7 +113,7 @@ def _draw_trade_off(axes: Axes, run: Run) -> None:
     evaluation = run.evaluation.dropna(subset=["score"])
     evaluation = evaluation.merge(run.submodels[["submodel", "parameters"]], on="submodel")
     if evaluation.empty:
-        _say(axes, "No sub-model has been evaluated.")
+        say(axes, "No sub-model has been evaluated.")
         return
     last = evaluation["round"].max()
     axes.set_title(f"Sub-models cut from the global model after round {last}")
@@ -146,7 +125,7 @@ def _draw_trade_off(axes: Axes, run: Run) -> None:
     axes.set_xlabel("size of the sub-model (parameters)")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.margins(x=0.06, y=0.12)
-    _count_score(axes, run)
+    count_score(axes, run.main_metric)
     axes.legend(loc="best")
 
 
@@ -155,7 +134,7 @@ def _draw_sizes(axes: Axes, run: Run) -> None:
     axes.set_title("Sub-models that clients trained")
     clients = run.clients[run.clients["status"] == "trained"]
     if clients.empty:
-        _say(axes, "No client has trained.")
+        say(axes, "No client has trained.")
         return
     sizes = clients["parameters"]
     room = max(0.02 * sizes.max(), 0.05 * (sizes.max() - sizes.min()))
@@ -182,7 +161,7 @@ def _heat_map(axes: Axes, rounds: pd.Series[int], sizes: pd.Series[int], upwards
     bar.set_label("clients a round" if step == 1 else f"clients a round, mean of {step} rounds")
     bar.outline.set_visible(False)
     axes.grid(visible=False)
-    _count_rounds(axes)
+    count_rounds(axes)
 
 
 def _line(axes: Axes, name: str, table: pd.DataFrame, column: str, percent: bool = False) -> bool:
@@ -195,41 +174,6 @@ def _line(axes: Axes, name: str, table: pd.DataFrame, column: str, percent: bool
     every = None if len(table) <= MAX_MARKERS else len(table) // 10
     axes.plot(table["round"], table[column], **LINES[name], markevery=every, label=f"{name}, last {value}")
     return True
-
-
-def _count_rounds(axes: Axes) -> None:
-    axes.set_xlabel("communication round")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
-    low, high = axes.get_xlim()
-    if high - low < 1:
-        axes.set_xlim(low - 0.5, high + 0.5)
-
-
-def _words(metric: str) -> str:
-    return metric.replace("_", " ")
-
-
-def _is_fraction(run: Run) -> bool:
-    return run.main_metric not in LOWER_IS_BETTER
-
-
-def _count_score(axes: Axes, run: Run) -> None:
-    if not _is_fraction(run):
-        axes.set_ylabel(_words(run.main_metric))
-        return
-    axes.set_ylabel(f"{_words(run.main_metric)} (%)")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
-    low, high = axes.get_ylim()
-    if high - low < 0.1:  # no drama where nothing happens
-        middle = min(max((low + high) / 2, 0.05), 0.95)
-        axes.set_ylim(middle - 0.05, middle + 0.05)
-
-
-def _say(axes: Axes, sentence: str) -> None:
-    """A panel with nothing to draw says so."""
-    axes.set(xticks=[], yticks=[], facecolor="#f4f4f4")
-    axes.spines[:].set_visible(False)
-    axes.text(0.5, 0.5, sentence, transform=axes.transAxes, ha="center", va="center", color="#444444")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

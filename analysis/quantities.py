@@ -1,0 +1,88 @@
+"""What figures and tables are made of: a run's scores against what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from raffm_mpi.log import GLOBAL_MODEL, LOWER_IS_BETTER, Run
+
+# What a run spends, summed from its beginning. All but the last are simulated: what clients and their devices spend.
+COSTS: Mapping[str, str] = {
+    "num_rounds": "communication rounds",
+    "virtual_s": "simulated time (s)",
+    "bytes": "simulated traffic (bytes)",
+    "flops": "simulated training (FLOP)",
+    "energy_j": "simulated energy (J)",
+    "real_s": "real time of the rounds (s)",
+}
+
+
+def costs(run: Run) -> pd.DataFrame:
+    """What had been spent when each committed round ended: one row a round, columns ``round`` and :data:`COSTS`.
+
+    Round -1 stands for the beginning, where all is 0. Not a number are ``virtual_s`` and ``energy_j`` without devices.
+    """
+    rounds = run.rounds
+    flops = run.clients.groupby("round")["train_flops"].sum().reindex(rounds["round"], fill_value=0.0)
+    ends_s = rounds["virtual_start_s"] + rounds["virtual_round_s"]
+    spent = pd.DataFrame(
+        {
+            "round": rounds["round"],
+            "num_rounds": np.arange(1, len(rounds) + 1, dtype=float),
+            "virtual_s": ends_s.astype(float),
+            "bytes": (rounds["bytes_down"] + rounds["bytes_up"]).cumsum().astype(float),
+            "flops": flops.cumsum().to_numpy(float),
+            "energy_j": rounds["energy_j"].cumsum().astype(float),
+            "real_s": rounds["round_s"].astype(float).cumsum(),
+        }
+    )
+    has_devices = not run.devices.empty
+    beginning = {name: 0.0 if has_devices or name not in ("virtual_s", "energy_j") else np.nan for name in COSTS}
+    return pd.concat([pd.DataFrame([{"round": -1, **beginning}]), spent], ignore_index=True)
+
+
+def scores(run: Run, split: str | None = None, submodel: int = GLOBAL_MODEL) -> pd.DataFrame:
+    """Evaluations of a model on a split with what they had cost: the columns of :func:`costs`, ``score``, ``loss``."""
+    evaluation = run.evaluation
+    chosen = evaluation[(evaluation["submodel"] == submodel) & (evaluation["split"] == (split or main_split(run)))]
+    return chosen[["round", "score", "loss"]].merge(costs(run), on="round").sort_values("round", ignore_index=True)
+
+
+def main_split(run: Run) -> str:
+    """The split that curves are of: validation where there is one, lest the test split be looked at."""
+    return "validation" if (run.evaluation["split"] == "validation").any() else "test"
+
+
+def reaches(run: Run, scores: pd.Series[float], target: float) -> pd.Series[bool]:
+    """Which scores are as good as a target."""
+    return scores <= target if run.main_metric in LOWER_IS_BETTER else scores >= target
+
+
+def cost_to_target(run: Run, target: float, cost: str, split: str | None = None) -> float:
+    """What had been spent at the first evaluation that was as good as a target; not a number where none was."""
+    table = scores(run, split)
+    reached = table[reaches(run, table["score"], target)]
+    return float(reached[cost].iloc[0]) if len(reached) else float("nan")
+
+
+def score_at_budget(run: Run, budget: float, cost: str, split: str | None = None) -> float:
+    """The score of the last evaluation within a budget; not a number where there is none."""
+    table = scores(run, split)
+    within = table[table[cost] <= budget]
+    return float(within["score"].iloc[-1]) if len(within) else float("nan")
+
+
+def participation(run: Run) -> pd.DataFrame:
+    """One row a client of the population: times ``asked`` and ``trained``, its ``num_examples``."""
+    clients = run.clients
+    population = run.partition[["client", "num_examples"]]
+    asked = clients.groupby("client").size()
+    trained = clients[clients["status"] == "trained"].groupby("client").size()
+    counted = {
+        name: counts.reindex(population["client"], fill_value=0).to_numpy()
+        for name, counts in (("asked", asked), ("trained", trained))
+    }
+    return population.assign(**counted)
