@@ -63,6 +63,8 @@ def write_round(log: RunLog, round_: int) -> None:
     times = {"train_s": 1.0, "overhead_s": 0.1, "bytes_down": 1, "bytes_up": 1, "train_flops": 1.0}
     losses = {"first_loss": 2.0, "last_loss": 1.0, "mean_loss": 1.5}
     work = {"num_examples": 9, "num_steps": 1, "micro_batches": 1}
+    virtual = {f"virtual_{phase}_s": np.nan for phase in ("download", "train", "upload", "wait")}
+    work |= {"device": -1, "energy_j": np.nan, **virtual}
     clients = {"client": np.arange(8), "group": 0, "submodel": chosen, "parameters": SIZES[chosen], "status": "trained"}
     log.append("clients", round=round_, **clients, **times, **work, **losses)
     row = {column.name: 1 for column in ROUNDS.columns}
