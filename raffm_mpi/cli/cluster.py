@@ -1,0 +1,173 @@
+"""Commands for a cluster: what it must offer, what a run will need of it, and jobs: doctor, plan, calibrate, launch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from raffm_mpi.cli.base import MISTAKE, all_ranks, app, exit_on_mistake, prepare_libraries, say_mistake
+from raffm_mpi.federation.say import say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from submitit import Job
+
+    from raffm_mpi.launch.jobs import RunResult
+
+
+@app.command()
+def doctor(
+    config: Annotated[str | None, typer.Argument(help="YAML file of settings; left out: the defaults")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value")] = None,
+) -> None:
+    """Say whether this machine suits a run, and what to do where not; under mpirun or srun it looks at all hosts.
+
+    Exit status: 0 nothing fails, 1 something does, 2 a mistake of yours.
+    """
+    from raffm_mpi.doctor.examine import examine
+    from raffm_mpi.doctor.exchange import join, speaks
+    from raffm_mpi.doctor.intent import load_intent
+    from raffm_mpi.federation.interruptions import Interruption
+    from raffm_mpi.federation.transport import UserMistake
+    from raffm_mpi.progress import print_findings
+
+    given = [*([config] if config else []), *(overrides or [])]
+    path = given.pop(0) if given and ("=" not in given[0] or Path(given[0]).exists()) else None
+    exchange = join()
+    try:
+        intent = exchange.together(lambda: load_intent(path, given))
+        prepare_libraries(1)
+        findings, status = examine(intent, exchange)
+        if speaks(exchange):
+            print_findings(findings)
+        exchange.leave(status)
+    except UserMistake as mistake:
+        say_mistake(mistake if speaks(exchange) else None)
+        exchange.leave(MISTAKE)
+    except Interruption as interruption:
+        exchange.abort(f"a rank was lost meanwhile {interruption}".strip())
+    except Exception as error:
+        exchange.abort(f"{type(error).__name__}: {error}")
+
+
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="YAML file of settings, such as configs/demo.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value")] = None,
+    nodes: Annotated[int, typer.Option(help="Nodes that the run shall have")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(help="Client groups of each: one a GPU, or a share of the cores")] = 1,
+    calibration: Annotated[Path | None, typer.Option(help="What raffm-mpi calibrate measured on one node")] = None,
+) -> None:
+    """Say what a run will need before it has an allocation: memory, bytes, seconds, node-hours.
+
+    Nothing is prepared or built, and no MPI is needed. Exit status: 0 done, 2 a mistake of yours.
+    """
+    from raffm_mpi.config import load_settings
+
+    try:
+        settings = load_settings(config, overrides)
+        prepare_libraries(settings.compute.threads_per_group)
+        from raffm_mpi.planning.calibration import Calibration
+        from raffm_mpi.planning.predict import Cluster, predict
+        from raffm_mpi.planning.sketch import sketch
+        from raffm_mpi.planning.table import lines
+
+        cluster = Cluster(nodes, gpus_per_node)
+        measured = Calibration.read(calibration) if calibration else None
+        sketched = sketch(settings)
+        for line in lines(sketched, predict(sketched, cluster, measured), measured):
+            print(line)
+    except ValueError as error:
+        exit_on_mistake(error)
+
+
+@app.command()
+def calibrate(
+    config: Annotated[Path, typer.Argument(help="YAML file of settings, such as configs/demo.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value")] = None,
+    output: Annotated[Path, typer.Option(help="The file to write")] = Path("calibration.yaml"),
+) -> None:
+    """Measure this node for raffm-mpi plan: under mpirun, a rank for the server and one for each group of a node.
+
+    In one process all but the exchange between ranks is measured. Exit status: 0 done, 2 a mistake of yours, 1 anything
+    else.
+    """
+    from raffm_mpi.config import load_settings
+
+    with all_ranks() as transport:
+        settings = transport.together(lambda: load_settings(config, overrides))
+        prepare_libraries(settings.compute.threads_per_group)
+        from raffm_mpi.federation.experiment import look
+        from raffm_mpi.planning.calibrate import calibrate as measure
+
+        looked = transport.together(lambda: look(settings) if transport.rank == 0 else None)
+        found = measure(settings, transport, looked)
+        transport.together(lambda: found.write(output) if found else None)
+        if found:
+            alone = "" if found.exchange else "; the exchange was not measured: that takes mpirun and two ranks or more"
+            print(f"calibration of {found.num_groups} groups in {output}{alone}")
+
+
+@app.command()
+def launch(
+    config: Annotated[Path, typer.Argument(help="YAML file of settings")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings to change; key=a,b,… makes a run for each combination")
+    ] = None,
+    nodes: Annotated[int, typer.Option(help="Nodes of each run")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(help="GPUs of each node")] = 0,
+    groups_per_node: Annotated[
+        int | None, typer.Option(help="Client groups on each node; one a GPU if left out")
+    ] = None,
+    launcher: Annotated[str, typer.Option(help="mpirun (survives dead ranks) or srun")] = "mpirun",
+    cluster: Annotated[str | None, typer.Option(help="slurm or local; whichever is here if left out")] = None,
+    time_min: Annotated[int, typer.Option(help="Limit of a job in minutes; a longer run is requeued and resumes")] = 60,
+    max_requeues: Annotated[int, typer.Option(help="How often a job may be requeued for other reasons")] = 10,
+    slurm: Annotated[list[str] | None, typer.Option(help="Of Slurm, as key=value: partition, account, mem, …")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the results and print them")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only print what would be submitted")] = False,
+) -> None:
+    """Submit a run, or a sweep of them, as jobs: to Slurm, or on this machine."""
+    from raffm_mpi.config import apply_overrides
+    from raffm_mpi.launch.jobs import Batch
+
+    try:
+        batch = Batch.of(
+            config,
+            overrides or (),
+            cluster=cluster,
+            nodes=nodes,
+            gpus_per_node=gpus_per_node,
+            groups_per_node=groups_per_node,
+            launcher=launcher,
+            max_requeues=max_requeues,
+        )
+        parameters = apply_overrides({}, slurm or [])
+        if dry_run:
+            print(batch.script(time_min, parameters))
+            return
+        submitted = batch.submit(time_min, parameters)
+    except ValueError as error:
+        exit_on_mistake(error)
+    for job in submitted:
+        print(f"job {job.job_id}: {job.paths.stderr}")
+    if wait and not _print_results(submitted):
+        raise SystemExit(1)
+
+
+def _print_results(submitted: Sequence[Job[RunResult]]) -> bool:
+    """Wait for every job and print what it came to; returns whether all finished."""
+    failures = 0
+    for job in submitted:
+        error = job.exception()
+        failures += error is not None
+        if error is None:
+            result = job.result()
+            scores = ", ".join(f"{split} {score:.4f}" for split, score in result.scores.items())
+            print(f"job {job.job_id}: {result.output}: {result.num_rounds} rounds, {scores}")
+        else:
+            say(f"job {job.job_id}: {error}")
+    return not failures

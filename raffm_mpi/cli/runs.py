@@ -1,0 +1,148 @@
+"""Commands that run a federation here, and check what came of it: run, supervise, verify."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from raffm_mpi.cli.base import all_ranks, app, exit_on_mistake, prepare_libraries
+from raffm_mpi.federation.say import MET, say
+
+if TYPE_CHECKING:
+    from raffm_mpi.config import Settings
+    from raffm_mpi.federation.run import FirstLook
+    from raffm_mpi.federation.transport import Transport
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="YAML file of settings, such as configs/demo.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the run in an existing output folder")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the output folder, or begin it")] = False,
+    supervised: Annotated[bool, typer.Option(help="As supervise starts it: say when all ranks have met")] = False,
+) -> None:
+    """Run a federation; under mpirun or srun, rank 0 is the server and the others are client groups.
+
+    Exit status: 0 done, 2 a mistake of yours, 75 interrupted with its state saved (start it again with --resume), 1
+    anything else.
+    """
+    from raffm_mpi.config import load_settings
+    from raffm_mpi.federation.interruptions import Interruption, RankSilent, RanksLost, ServerLost
+
+    with all_ranks() as transport:
+        if supervised and transport.rank == 0:
+            say(MET)
+        try:
+            given = [*(overrides or []), *(["resume=auto"] if resume else [])]
+            settings = transport.together(lambda: load_settings(config, given))
+            prepare_libraries(settings.compute.threads_per_group)
+            first = transport.together(lambda: _look_first(settings, transport, overwrite))
+            from raffm_mpi.federation.run import run as run_federation
+            from raffm_mpi.progress import make_display, print_summary
+
+            run_federation(settings, transport, make_display, overwrite, first)
+            if transport.rank == 0:
+                print_summary(Path(settings.output))
+        except RanksLost:
+            transport.abort("ranks died while the run was set up; start it again with --resume", RanksLost.exit_status)
+        except (ServerLost, RankSilent) as interruption:
+            transport.abort(f"{interruption}; start it again with --resume", interruption.exit_status)
+        except Interruption as interruption:  # of rank 0, which has saved the run and let the groups go
+            say(f"{interruption}; --resume goes on")
+            transport.leave(interruption.exit_status)
+
+
+@app.command()
+def supervise(
+    config: Annotated[Path, typer.Argument(help="YAML file of settings")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value")] = None,
+    launcher: Annotated[str, typer.Option(help="mpirun (survives dead ranks) or srun")] = "mpirun",
+    groups_per_node: Annotated[int, typer.Option(min=1, help="Client groups on each node: one a GPU, mostly")] = 1,
+    max_requeues: Annotated[int, typer.Option(min=0, help="How often the Slurm job may be requeued")] = 0,
+    dry_run: Annotated[bool, typer.Option(help="Only print the command that starts the ranks")] = False,
+) -> None:
+    """Run a federation on all nodes of this Slurm job, or on this machine: resume it where it dies, requeue the job.
+
+    It stops at the next client on SIGUSR1, SIGUSR2, SIGTERM and SIGINT. Exit status as that of run.
+    """
+    from raffm_mpi.config import load_settings
+    from raffm_mpi.federation.interruptions import RESUMABLE
+    from raffm_mpi.launch.jobs import Federation
+    from raffm_mpi.launch.supervise import requeue
+
+    try:
+        settings = load_settings(config, overrides)
+        threads = settings.compute.threads_per_group
+        run = Federation(
+            str(config),
+            tuple(overrides or ()),
+            settings.output,
+            launcher,
+            groups_per_node,
+            threads,
+            start_timeout_s=settings.reliability.start_timeout_s,
+        )
+        if dry_run:
+            print(run.command())
+            return
+        supervisor = run.supervisor()
+        supervisor.catch_signals()
+        status = supervisor.run()
+    except ValueError as error:
+        exit_on_mistake(error)
+    if status == RESUMABLE:
+        requeue(max_requeues)
+    raise SystemExit(status)
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(help="The output folder of a run")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Paths that have moved since, for --replay")] = None,
+    replay: Annotated[str | None, typer.Option(help="Rounds to run again: N (the first N) or A:B (A to B - 1)")] = None,
+) -> None:
+    """Check the log and the checkpoints of a run; with --replay, run rounds again and compare the bits.
+
+    Exit status: 0 all is well, 1 it is not, 2 a mistake of yours.
+    """
+    from raffm_mpi.federation import verify as verification
+    from raffm_mpi.federation.transport import Transport
+
+    try:
+        rounds = verification.parse_rounds(replay) if replay else None
+        flaws = verification.verify(run)
+        if rounds and not flaws:
+            prepare_libraries(_threads_of(run))
+            flaws = verification.replay(run, rounds, Transport(), overrides or [])
+    except ValueError as error:
+        exit_on_mistake(error)
+    for flaw in flaws:
+        say(flaw)
+    if flaws:
+        raise SystemExit(1)
+    print(f"'{run}' is whole" + (f", and rounds {rounds[0]} to {rounds[1] - 1} come out the same" if rounds else ""))
+
+
+def _look_first(settings: Settings, transport: Transport, overwrite: bool) -> FirstLook | None:
+    """Rank 0 looks for mistakes; the others load their libraries meanwhile, or sleep where cores are short."""
+    if transport.rank == 0:
+        from raffm_mpi.federation.run import look_first
+
+        return look_first(settings, overwrite)
+    if transport.node_size <= (os.cpu_count() or 1):
+        from raffm_mpi.federation.experiment import import_ahead
+
+        import_ahead()
+    return None
+
+
+def _threads_of(run: Path) -> int:
+    """The threads that a run trained with."""
+    from raffm_mpi.log import open_run
+
+    with open_run(run) as log:
+        return int(log.config["compute"]["threads_per_group"])
