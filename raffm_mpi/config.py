@@ -280,6 +280,14 @@ class FIARSESettings(BudgetSettings):
     name: Literal["fiarse"] = "fiarse"
 
 
+class PruneFLSettings(Group):
+    """PruneFL (Jiang et al., 2022): one sparse model for all, chosen anew after every n-th round, which is dense."""
+
+    name: Literal["prunefl"] = "prunefl"
+    density: Fraction = 0.5
+    reconfigure_every: PositiveInt = 10
+
+
 class PriSMSettings(BudgetSettings):
     """PriSM (Niu et al., 2023): principal components of every linear layer of the layers."""
 
@@ -313,6 +321,7 @@ MethodSettings: TypeAlias = (
     | Annotated[FjORDSettings, Tag("fjord")]
     | Annotated[DepthFLSettings, Tag("depthfl")]
     | Annotated[FIARSESettings, Tag("fiarse")]
+    | Annotated[PruneFLSettings, Tag("prunefl")]
     | Annotated[PriSMSettings, Tag("prism")]
     | Annotated[CustomSettings, Tag(_CUSTOM)]
 )

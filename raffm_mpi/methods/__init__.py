@@ -16,6 +16,7 @@ from raffm_mpi.methods.fiarse import FIARSE
 from raffm_mpi.methods.fjord import FjORD
 from raffm_mpi.methods.heterofl import HeteroFL
 from raffm_mpi.methods.prism import PriSM
+from raffm_mpi.methods.prunefl import PruneFL
 from raffm_mpi.methods.raffm import RaFFM
 
 __all__ = ["METHODS", "Method", "check_method", "make_method", "prepare_model"]
@@ -28,6 +29,7 @@ METHODS: dict[type[config.Group], type[Method]] = {
     config.FjORDSettings: FjORD,
     config.DepthFLSettings: DepthFL,
     config.FIARSESettings: FIARSE,
+    config.PruneFLSettings: PruneFL,
     config.PriSMSettings: PriSM,
 }
 

@@ -26,6 +26,7 @@ VARIANTS = {
     "fjord-distilled": {"method": {"name": "fjord", **BUDGETS, "distillation": 0.5, "temperature": 2.0}},
     "depthfl": {"method": {"name": "depthfl", **BUDGETS}},
     "fiarse": {"method": {"name": "fiarse", **BUDGETS}, "training": {"proximal": 0.1}},
+    "prunefl": {"method": {"name": "prunefl", "density": 0.6}},
     "prism": {"method": {"name": "prism", **BUDGETS}},
     "raffm": {"method": {"name": "raffm", "salience": "first_order", "distillation": 0.5}},
 }

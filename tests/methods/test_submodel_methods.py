@@ -129,6 +129,14 @@ def test_fiarse_holds_the_largest_entries_of_every_matrix(make):
     assert 0.298 <= found <= 0.3
 
 
+def test_prunefl_gives_all_clients_one_sparse_model_between_dense_rounds(make):
+    method = make("prunefl", density=0.25, reconfigure_every=3)
+    for number in range(7):
+        selections = method.selections(number, range(4))
+        assert selections == [FULL if number % 3 == 0 else {DENSITY: 250}] * 4
+    assert method.ladder() == [FULL, {DENSITY: 250}]
+
+
 def test_only_who_holds_the_full_model_distils_in_raffm(make):
     method = make("raffm", distillation=0.5)
     full, smallest, *_ = method.selections(0, COHORT)
