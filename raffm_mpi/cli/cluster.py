@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from submitit import Job
 
+    from raffm_mpi.devices import Profile
+    from raffm_mpi.federation.transport import Transport
     from raffm_mpi.launch.jobs import RunResult
 
 
@@ -89,17 +91,21 @@ def calibrate(
     config: Annotated[Path, typer.Argument(help="YAML file of settings, such as configs/demo.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value")] = None,
     output: Annotated[Path, typer.Option(help="The file to write")] = Path("calibration.yaml"),
+    profile: Annotated[Path | None, typer.Option(help="Also write this machine as a device profile")] = None,
+    like: Annotated[str, typer.Option(help="The device whose links and power that profile takes")] = "dell_xps_15",
 ) -> None:
     """Measure this node for raffm-mpi plan: under mpirun, a rank for the server and one for each group of a node.
 
-    In one process all but the exchange between ranks is measured. Exit status: 0 done, 2 a mistake of yours, 1 anything
-    else.
+    In one process all but the exchange between ranks is measured, and this machine can be written as a device profile.
+    Exit status: 0 done, 2 a mistake of yours, 1 anything else.
     """
     from raffm_mpi.config import load_settings
 
     with all_ranks() as transport:
         settings = transport.together(lambda: load_settings(config, overrides))
+        other = transport.together(lambda: _profile_of(like, transport) if profile else None)
         prepare_libraries(settings.compute.threads_per_group)
+        from raffm_mpi.devices import write_profile
         from raffm_mpi.federation.experiment import look
         from raffm_mpi.planning.calibrate import calibrate as measure
 
@@ -109,6 +115,9 @@ def calibrate(
         if found:
             alone = "" if found.exchange else "; the exchange was not measured: that takes mpirun and two ranks or more"
             print(f"calibration of {found.num_groups} groups in {output}{alone}")
+        if found and profile and other:
+            transport.together(lambda: write_profile(profile, profile.stem, found.profile(other, like)))
+            print(f"device {profile.stem} in {profile}: its memory and speed were measured, the rest is of {like}")
 
 
 @app.command()
@@ -156,6 +165,18 @@ def launch(
         print(f"job {job.job_id}: {job.paths.stderr}")
     if wait and not _print_results(submitted):
         raise SystemExit(1)
+
+
+def _profile_of(like: str, transport: Transport) -> Profile:
+    """The device that a measured one is like; raises ValueError for an unknown one, and where several ranks measure."""
+    from raffm_mpi.devices import read_profiles
+
+    if transport.size > 1:
+        raise ValueError(f"--profile is of one device and takes one process, not {transport.size} ranks")
+    known = read_profiles().profiles
+    if like not in known:
+        raise ValueError(f"--like: unknown device '{like}'; known: {', '.join(known)}")
+    return known[like]
 
 
 def _print_results(submitted: Sequence[Job[RunResult]]) -> bool:

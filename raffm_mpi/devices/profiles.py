@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +51,18 @@ def read_profiles(path: str | None = None) -> Profiles:
         return own
     given = _read(Path(path))
     return Profiles(profiles={**own.profiles, **given.profiles}, populations={**own.populations, **given.populations})
+
+
+def write_profile(path: Path, name: str, profile: Profile) -> None:
+    """Write a file with one profile, whole or not at all; raises ValueError where it cannot be written."""
+    values = {"profiles": {name: profile.model_dump()}}
+    new = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        os.replace(new, path)
+    except OSError as error:
+        raise ValueError(f"profile '{path}' cannot be written: {error.strerror}") from None
 
 
 def population(wanted: str | Mapping[str, float], known: Profiles) -> dict[str, float]:

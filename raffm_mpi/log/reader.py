@@ -178,8 +178,8 @@ class Run:
 def open_run(path: str | Path) -> Run:
     """Open the log of a run, given its folder or its ``run.h5``, also while it is being written or after a kill.
 
-    Raises ValueError with one sentence if there is none, if it is no raffm_mpi log, if a newer raffm_mpi wrote it, or
-    if it is truncated or damaged.
+    Raises ValueError with one sentence if there is none, if it is no raffm_mpi log, if a newer or an older raffm_mpi
+    wrote it, or if it is truncated or damaged.
     """
     file_path = log_file(path)
     file = _open_file(file_path)
@@ -188,10 +188,11 @@ def open_run(path: str | Path) -> Run:
         if found != FORMAT:
             raise ValueError(f"'{file_path}' is no raffm_mpi log: its attribute format is {found!r}, not {FORMAT!r}")
         version = int(file.attrs["schema_version"])
-        if version > SCHEMA_VERSION:
+        if version != SCHEMA_VERSION:
+            other = "a newer" if version > SCHEMA_VERSION else "an older"
             raise ValueError(
-                f"'{file_path}' was written by a newer raffm_mpi: "
-                f"its schema_version is {version}, this one reads up to {SCHEMA_VERSION}"
+                f"'{file_path}' was written by {other} raffm_mpi: "
+                f"its schema_version is {version}, this one reads {SCHEMA_VERSION}"
             )
         return Run(file_path, file, _commits(file, file_path))
     except BaseException:

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 FORMAT = "raffm_mpi"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: devices of the clients, virtual time and energy
 NO_DEVICE = -1  # where clients have none
 GLOBAL_MODEL = 0  # the id of the full model among the sub-models: it always comes first
 LOWER_IS_BETTER = ("perplexity", "mse")  # of the metrics; all others are fractions, or correlations up to 1

@@ -70,6 +70,7 @@ def calibrate(settings: Settings, transport: Transport, looked: Look | None) -> 
         threads=settings.compute.threads_per_group,
         precision=settings.compute.precision,
         parameters=experiment.prices(FULL).parameters,
+        memory_bytes=_memory_bytes(experiment.device.device),
         process_bytes=process_bytes,
         training_flops_per_s=flops_per_s,
         evaluation_flops_per_s=evaluation,
@@ -272,6 +273,13 @@ def _device_name(device: torch.device) -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if sys.platform == "linux" else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def _memory_bytes(device: torch.device) -> int:
+    """Memory of a GPU, or of this node."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _resident_bytes() -> int:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from raffm_mpi.config import Group, PositiveInt, Seconds
+from raffm_mpi.devices import DEVICE_NUMBERS, Profile
 
 Rate = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -35,6 +36,7 @@ class Calibration(Group):
     threads: PositiveInt  # of each
     precision: Literal["fp32", "bf16"]
     parameters: PositiveInt  # of the model that was measured
+    memory_bytes: PositiveInt  # of a group's GPU, or of the node
     process_bytes: PositiveInt  # a rank with its libraries loaded, before it has a model
     training_flops_per_s: Rate  # of one group
     evaluation_flops_per_s: Rate
@@ -64,6 +66,14 @@ class Calibration(Group):
             return cls.model_validate(values)
         except ValidationError as error:
             raise ValueError("\n".join(f"calibration '{path}': {_sentence(item)}" for item in error.errors())) from None
+
+    def profile(self, like: Profile, like_name: str) -> Profile:
+        """A device profile with what was measured; what was not (links, power) is another's, and its sources say so."""
+        measured = {"memory_bytes": float(self.memory_bytes), "flops_per_s": self.training_flops_per_s}
+        sources = {name: f"that of {like_name}" for name in DEVICE_NUMBERS} | dict.fromkeys(
+            measured, f"measured by raffm-mpi calibrate on {self.device_name}, threads: {self.threads}"
+        )
+        return Profile(**{**like.model_dump(), **measured, "sources": sources})
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all; raises ValueError where it cannot be written."""

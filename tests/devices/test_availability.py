@@ -46,6 +46,7 @@ def test_clients_of_one_night_are_on_at_night():
     for day in (0, 3):
         assert share_on(nights, day * DAY_S + 2 * 3600) > 0.99
         assert share_on(nights, day * DAY_S + 14 * 3600) < 0.01
+        assert share_on(nights, day * DAY_S + 22 * 3600) == pytest.approx(0.5, abs=0.1)  # half of them have begun
 
 
 @given(now_s=st.floats(0, 1e9), seed=st.integers(0, 5), kind=st.sampled_from(["on_off", "daily"]))

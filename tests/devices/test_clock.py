@@ -77,6 +77,23 @@ def test_a_late_client_stops_at_the_deadline_and_the_round_with_it():
     assert round.away.tolist() == [0]
 
 
+def test_who_is_ready_at_the_deadline_is_in_time():
+    round = run(fleet([0, 1], deadline_s=16.0), work([100.0, 100.0]))
+    assert round.status.tolist() == ["trained", "trained"]
+    assert round.seconds == 16.0
+
+
+def test_dropouts_have_their_probability_and_are_drawn_anew_for_each_round_and_attempt():
+    own, asked = fleet([1] * 400, dropout=0.3), work([100.0] * 400)
+    gone = [
+        tuple(simulate(own, np.arange(400), asked, 400, 0.0, number, attempt).status == "gone")
+        for number, attempt in ((0, 0), (0, 0), (0, 1), (1, 0))
+    ]
+    assert gone[0] == gone[1]
+    assert len(set(gone)) == 3
+    assert all(np.mean(fates) == pytest.approx(0.3, abs=0.08) for fates in gone)
+
+
 def test_a_client_that_is_late_in_its_upload_has_moved_a_part_of_it():
     round = run(fleet([0], deadline_s=13.0), work([100.0]))
     assert (round.upload_s[0], round.bytes_up[0]) == (1.0, 2)

@@ -351,11 +351,12 @@ def test_missing_and_foreign_files_are_named(tmp_path):
         open_run(tmp_path / "foreign.h5")
 
 
-def test_a_newer_schema_is_refused(tmp_path):
+@pytest.mark.parametrize(("step", "other"), [(1, "a newer"), (-1, "an older")])
+def test_another_schema_is_refused(tmp_path, step, other):
     create(tmp_path).finish("finished")
     with h5py.File(tmp_path / "run.h5", "r+") as file:
-        file.attrs["schema_version"] = log_schema.SCHEMA_VERSION + 1
-    with pytest.raises(ValueError, match="written by a newer raffm_mpi"):
+        file.attrs["schema_version"] = log_schema.SCHEMA_VERSION + step
+    with pytest.raises(ValueError, match=f"written by {other} raffm_mpi"):
         open_run(tmp_path)
 
 

@@ -36,6 +36,7 @@ CALIBRATION = {
     "threads": 1,
     "precision": "fp32",
     "parameters": 1000,
+    "memory_bytes": 8_000_000_000,
     "process_bytes": 500_000_000,
     "training_flops_per_s": 1.0e9,
     "evaluation_flops_per_s": 2.0e9,

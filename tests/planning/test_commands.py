@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
 from raffm_mpi.cli import app
 from raffm_mpi.config import load_settings
+from raffm_mpi.devices import DEVICE_NUMBERS, read_profiles
 from raffm_mpi.log import open_run
 from raffm_mpi.planning.calibration import Calibration
 from raffm_mpi.planning.predict import derive_round, makespan_s, volume
@@ -59,6 +61,36 @@ def test_a_node_is_measured_and_a_plan_follows(mpirun, raffm_mpi_command, config
     printed = capsys.readouterr().out
     assert "node-hours: " in printed
     assert ("communication not measured" in printed) == (ranks == 1)
+
+
+def test_this_machine_becomes_a_device_of_its_measured_speed_and_memory(mpirun, raffm_mpi_command, config, tmp_path):
+    path, output = tmp_path / "mine.yaml", tmp_path / "calibration.yaml"
+    given = ("calibrate", config, "--output", output, "--profile", path, "--like", "raspberry_pi_5")
+    result = mpirun(1, *raffm_mpi_command(*given))
+    assert result.returncode == 0, result.stderr
+    known = read_profiles(str(path)).profiles
+    mine, other, measured = known["mine"], known["raspberry_pi_5"], Calibration.read(output)
+    assert mine.flops_per_s == measured.training_flops_per_s
+    assert mine.memory_bytes == psutil.virtual_memory().total
+    assert "measured by raffm-mpi calibrate" in mine.sources["flops_per_s"]
+    rest = set(DEVICE_NUMBERS) - {"flops_per_s", "memory_bytes"}
+    assert mine.model_dump(include=rest) == other.model_dump(include=rest)
+    assert {mine.sources[name] for name in rest} == {"that of raspberry_pi_5"}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "like", "sentence"),
+    [
+        (1, "pi_6", "--like: unknown device 'pi_6'; known: raspberry_pi_4, "),
+        (2, "raspberry_pi_5", "--profile is of one device and takes one process, not 2 ranks"),
+    ],
+)
+def test_what_cannot_be_a_profile_is_refused(mpirun, raffm_mpi_command, config, tmp_path, ranks, like, sentence):
+    path = tmp_path / "mine.yaml"
+    result = mpirun(ranks, *raffm_mpi_command("calibrate", config, "--profile", path, "--like", like))
+    assert result.returncode == 2
+    assert sentence in result.stderr and "Traceback" not in result.stderr
+    assert not path.exists()
 
 
 def test_billions_of_parameters_are_planned_without_mpi_and_without_their_memory(tmp_path):
