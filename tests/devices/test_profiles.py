@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -19,6 +21,7 @@ OWN = {
     "transfer_w": 2.0,
     "idle_w": 1.0,
 }
+CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLISHED_KW = {"xsmall": 0.62, "small": 3.20, "medium": 7.34, "large": 16.28, "xlarge": 25.71}
 
 
@@ -39,6 +42,16 @@ def test_the_papers_populations_draw_its_peak_power_where_all_of_100_clients_tra
     fleet = make_fleet(DeviceSettings(population=name), 100, seed=0)
     watts = [profile.compute_w for profile in fleet.profiles.values()]
     assert round(float(fleet.num_clients @ watts) / 1000, 2) == PUBLISHED_KW[name]
+
+
+def test_the_configs_of_the_five_populations_differ_in_nothing_else():
+    found = {}
+    for name in PUBLISHED_KW:
+        settings = load_settings(CONFIGS / f"devices_{name}.yaml").model_dump()
+        assert settings["devices"].pop("population") == name
+        assert settings.pop("output") == f"runs/devices_{name}"
+        found[name] = settings
+    assert all(settings == found["xsmall"] for settings in found.values())
 
 
 def test_devices_are_dealt_by_share_and_seed_and_idle_draws_less_than_work():
