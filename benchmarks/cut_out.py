@@ -1,6 +1,7 @@
 """Accuracy of sub-models cut out of a federated model without more training, by our slicing and by the official one.
 
-    python benchmarks/cut_out.py RUN        the folder of a finished run, whose data must still be there
+    python benchmarks/cut_out.py RUN [RUN …]     folders of finished runs that differ in their seed; their data must
+                                                 still be there
 
 Both keep the same share of every layer's FFN and attention. Ours keeps whole heads. The official code keeps the number
 of heads and the first rows of the fused axis, so that rows cross the borders between heads, and scales by the new
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from workloads import spread
 
 from raffm_mpi import data
 from raffm_mpi.config import ModelSettings, load_settings
@@ -55,8 +57,8 @@ def official(model: nn.Module, layout: ModelLayout, share: float) -> nn.Module:
     return submodel
 
 
-def main() -> None:
-    run = Path(sys.argv[1])
+def scores_of(run: Path) -> dict[tuple[str, int, float], list[float]]:
+    """Scores on each split of what is cut out of a run's model, by its name, parameters and share of the elastic ones."""
     settings = load_settings(run / "config.yaml")
     looked = look(settings)
     task = looked.info.task
@@ -70,14 +72,27 @@ def main() -> None:
     rows = [("full", extract(model, layout, FULL))]
     for share in SHARES:
         rows += [(f"{rule.__name__} {share:.0%}", rule(model, layout, share)) for rule in (ours, official)]
-    print(f"| model | parameters | of the elastic ones | validation {metric} | test {metric} |\n|---|---|---|---|---|")
+    found = {}
     for name, submodel in rows:
         size = sum(parameter.numel() for parameter in submodel.parameters())
         scores = []
         for split in filter(None, (examples.validation, examples.test)):
             predictions = evaluate(submodel, split, task, Device(torch.device("cpu")), 64)
-            scores.append(f"{score_split(task, (metric,), predictions, split)[metric]:.3f}")
-        print(f"| {name} | {size:,} | {(size - frame) / elastic:.0%} | {' | '.join(scores)} |", flush=True)
+            scores.append(score_split(task, (metric,), predictions, split)[metric])
+        found[name, size, (size - frame) / elastic] = scores
+    return found
+
+
+def main() -> None:
+    runs = [scores_of(Path(folder)) for folder in sys.argv[1:]]
+    if not runs:
+        raise SystemExit(__doc__)
+    splits = ("validation", "test")[-len(next(iter(runs[0].values()))) :]
+    print(f"| model | parameters | of the elastic ones | {' | '.join(splits)} | seeds |\n{'|---' * (4 + len(splits))}|")
+    for name, size, share in runs[0]:
+        scores = zip(*(run[name, size, share] for run in runs), strict=True)
+        cells = (name, f"{size:,}", f"{share:.0%}", *(spread(values) for values in scores), str(len(runs)))
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
