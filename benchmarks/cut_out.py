@@ -58,7 +58,7 @@ def official(model: nn.Module, layout: ModelLayout, share: float) -> nn.Module:
 
 
 def scores_of(run: Path) -> dict[tuple[str, int, float], list[float]]:
-    """Scores on each split of what is cut out of a run's model, by its name, parameters and share of the elastic ones."""
+    """Scores on each split of what is cut out of a run's model, by name, parameters and share of the elastic ones."""
     settings = load_settings(run / "config.yaml")
     looked = look(settings)
     task = looked.info.task
