@@ -134,7 +134,7 @@ def test_adapters_and_the_head_alone_are_in_the_byte_counts(mpirun, configs, alo
     assert set(run.clients["bytes_down"]) == set(run.clients["bytes_up"]) == {4 * (adapters + head)}
     assert set(run.clients["parameters"]) == set(run.rounds["envelope_parameters"]) == {adapters + head}
     entries = adapters + 240 + 16  # each tensor begins at a multiple of 16
-    plan = 8 * (7 + 2 * 6)
+    plan = 8 * (8 + 2 * 6)
     between = 4 * entries + 8 * entries + plan + 6 * CLIENT_REPORT.itemsize
     assert set(run.rounds["exchange_bytes"]) == {between}
     assert (run.checkpoints["bytes"] < 4 * (adapters + head) + 8000).all()
