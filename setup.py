@@ -37,10 +37,11 @@ setup(
         *(f"raffm_mpi.analysis.{name}" for name in find_packages("analysis")),
     ],
     package_dir={"raffm_mpi.analysis": "analysis"},
-    package_data={"raffm_mpi.devices": ["profiles.yaml"]},
+    package_data={"raffm_mpi.devices": ["profiles.yaml"], "raffm_mpi.analysis": ["report.html.jinja"]},
     install_requires=[
         "datasets>=4.0",
         "h5py>=3.11",
+        "jinja2>=3.1",
         "matplotlib>=3.8",
         "mpi4py>=4.0",
         "numpy>=1.26",

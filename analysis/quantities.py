@@ -86,3 +86,18 @@ def participation(run: Run) -> pd.DataFrame:
         for name, counts in (("asked", asked), ("trained", trained))
     }
     return population.assign(**counted)
+
+
+def label_shares(run: Run) -> pd.DataFrame:
+    """The share of each label among a client's examples: a row a client, a column a label; empty without labels."""
+    fixed = {"client", "num_examples", "device"}
+    counts = run.partition[[name for name in run.partition if name not in fixed]]
+    counts = counts[counts.sum(axis=1) > 0]
+    return counts.div(counts.sum(axis=1), axis=0) if len(counts.columns) else pd.DataFrame()
+
+
+def group_times(run: Run) -> pd.DataFrame:
+    """The rows of ``run.groups`` with ``real_start_s``: when the group's round began to train, from the run's start."""
+    rounds = run.rounds
+    starts_s = rounds["round_s"].astype(float).cumsum() - rounds["round_s"] + rounds["broadcast_s"]
+    return run.groups.merge(rounds[["round"]].assign(real_start_s=starts_s), on="round")

@@ -1,188 +1,205 @@
-"""The first picture of a run: how well the model does, and how large the sub-models are that taught it."""
+"""One page for a run: what it came to, in figures and tables, in a file that needs nothing else."""
 
 from __future__ import annotations
 
 import argparse
+import base64
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import matplotlib
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from raffm_mpi.analysis.style import (
-    BLUES,
-    EVALUATED,
-    LINES,
-    MAX_MARKERS,
-    STYLE,
-    count_rounds,
-    count_score,
-    is_fraction,
-    save,
-    say,
-    words,
-)
+from raffm_mpi.analysis import figures
+from raffm_mpi.analysis.power import energy_by_device, peak_w
+from raffm_mpi.analysis.quantities import costs
+from raffm_mpi.analysis.style import STYLE, is_fraction, quantity, save, words
 from raffm_mpi.log import GLOBAL_MODEL, Run, open_run
 
-MAX_COLUMNS = 60  # of the heat map
+MAX_EVENTS = 200  # on the page
+FOLDER = "report"  # in the run's
+_PAGE = Path(__file__).with_name("report.html.jinja")
+_STATES = {
+    "running": "This run is under way, or it was killed: its log cannot know. What was committed until now is here.",
+    "interrupted": "This run was interrupted; --resume goes on with it.",
+    "failed": "This run failed. What was committed before is here.",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure on the page: its picture as a data address, or the sentence that stands in its place."""
+
+    name: str
+    title: str
+    caption: str
+    address: str = ""
+    missing: str = ""
 
 
 def write_report(run_folder: str | Path) -> list[Path]:
-    """Draw ``report.png`` and ``report.svg`` into the folder of a run that is finished, under way or was cut off.
+    """Write ``report/report.html`` and every figure as PNG and SVG into the folder of a run, whatever its state.
 
-    Returns their paths. Raises ValueError where the log cannot be read, as :func:`raffm_mpi.log.open_run`.
+    Returns their paths, the page first. Raises ValueError where the log cannot be read, as
+    :func:`raffm_mpi.log.open_run`.
     """
     with open_run(run_folder) as run, matplotlib.rc_context(STYLE):
-        return save(draw(run), run.path.parent, "report")
+        folder = run.path.parent / FOLDER
+        folder.mkdir(exist_ok=True)
+        drawn: list[Path] = []
+        sections = [
+            (title, [_figure(panel, run, folder, drawn) for panel in panels]) for title, panels in figures.SECTIONS
+        ]
+        page = folder / "report.html"
+        new = page.with_name(f".new.{page.name}")
+        new.write_text(render(run, sections), encoding="utf-8")
+        os.replace(new, page)
+    return [page, *drawn]
 
 
-def draw(run: Run) -> Figure:
-    """The four panels: score, loss, size against score, and the sizes that clients trained."""
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.03, hspace=0.03, rect=(0, 0, 1, 0.925))
-    figure = Figure(figsize=(12.8, 8.2), layout=layout)
-    (score, loss), (trade_off, sizes) = figure.subplots(2, 2)
-    title, facts = _headline(run)
-    figure.text(0.012, 0.985, title, va="top", fontsize=15, fontweight="bold")
-    figure.text(0.012, 0.932, facts, va="bottom", color="#444444")
-    _draw_score(score, run)
-    _draw_loss(loss, run)
-    _draw_trade_off(trade_off, run)
-    _draw_sizes(sizes, run)
-    return figure
+def _figure(panel: figures.Panel, run: Run, folder: Path, drawn: list[Path]) -> Figure:
+    """Draw a figure into its files, which are added to ``drawn``."""
+    own = (panel.name, panel.title, panel.caption)
+    try:
+        paths = save(figures.draw(panel, run), folder, panel.name)
+    except figures.Nothing as reason:
+        for kind in ("png", "svg"):  # of an earlier report
+            (folder / f"{panel.name}.{kind}").unlink(missing_ok=True)
+        return Figure(*own, missing=str(reason))
+    drawn += paths
+    content = base64.b64encode(paths[-1].read_bytes()).decode()
+    return Figure(*own, address=f"data:image/svg+xml;base64,{content}")
 
 
-def _headline(run: Run) -> tuple[str, str]:
-    config = run.config
-    model, data, federation = config["model"], config["data"], config["federation"]
+def render(run: Run, sections: Sequence[tuple[str, Sequence[Figure]]]) -> str:
+    """The page as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_PAGE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(_PAGE.name).render(
+        title=title(run),
+        state="" if run.status == "finished" else _STATES[run.status],
+        facts=dict(_facts(run)),
+        scores=_scores(run),
+        devices=_devices(run),
+        sections=sections,
+        events=run.events.tail(MAX_EVENTS).to_dict("records"),
+        num_more=max(len(run.events) - MAX_EVENTS, 0),
+        config=run.attributes["config"],
+        origin=dict(_origin(run)),
+    )
+
+
+def title(run: Run) -> str:
+    """What ran: the method and the model."""
+    model = run.config["model"]
+    return f"{run.config['method']['name']} on {model['name'] or model['family']}"
+
+
+def _facts(run: Run) -> Iterator[tuple[str, str]]:
+    """The run in a few figures."""
+    config, spent = run.config, costs(run).iloc[-1]
+    data, federation = config["data"], config["federation"]
     partition = data["partition"]["kind"]
     if partition == "dirichlet":
         partition += f" {data['partition']['alpha']:g}"
-    title = f"{config['method']['name']} on {_tail(model['name'] or model['family'], 60)}"
-    facts = [
-        f"{len(run.rounds)} of {federation['num_rounds']} rounds, {run.status}",
-        f"data {_tail(Path(data['path']).name, 24)}, {partition}",
-        f"{len(run.partition) or federation['num_clients']} clients, {100 * federation['participation']:g} % a round",
-        f"seed {config['seed']}",
-        f"raffm_mpi {run.attributes['software_version']}",
-        f"commit {str(run.attributes.get('commit', 'unknown'))[:10]}",
+    yield "status", run.status
+    yield "rounds", f"{len(run.rounds)} of {federation['num_rounds']}"
+    yield "data", f"{Path(data['path']).name}, {partition}"
+    clients = len(run.partition) or federation["num_clients"]
+    yield "clients", f"{clients:,}, {100 * federation['participation']:g} % a round"
+    yield "seed", str(config["seed"])
+    full = run.evaluation[run.evaluation["submodel"] == GLOBAL_MODEL]
+    for split, rows in full.groupby("split", observed=True):
+        yield f"{split} {words(run.main_metric)}", _score(run, rows["score"].iloc[-1])
+    yield "simulated traffic", quantity(spent["bytes"], "B")
+    yield "simulated training", quantity(spent["flops"], "FLOP")
+    if not run.devices.empty:
+        yield "simulated time", quantity(spent["virtual_s"], "s")
+        yield "simulated energy", quantity(spent["energy_j"], "J")
+        yield "simulated peak power", quantity(peak_w(run), "W")
+    yield "real time of the rounds", quantity(spent["real_s"], "s")
+
+
+def _score(run: Run, score: float) -> str:
+    if np.isnan(score):
+        return "not a number"
+    return f"{100 * score:.2f} %" if is_fraction(run.main_metric) else f"{score:.4g}"
+
+
+def _scores(run: Run) -> list[dict[str, Any]]:
+    """The newest evaluation of every sub-model: a row each, largest first."""
+    newest = run.evaluation.drop_duplicates(["submodel", "split"], keep="last")
+    newest = newest.merge(run.submodels[["submodel", "parameters", "bytes", "forward_flops"]], on="submodel")
+    if newest.empty:
+        return []
+    full = newest["parameters"].max()
+    rows = []
+    for (parameters, _), table in sorted(newest.groupby(["parameters", "submodel"]), reverse=True):
+        first = table.iloc[0]
+        by_split = dict(zip(table["split"].astype(str), table["score"], strict=True))
+        rows.append(
+            {
+                "parameters": f"{parameters:,}",
+                "share": f"{parameters / full:.0%}",
+                "size": quantity(first["bytes"], "B"),
+                "flops": quantity(first["forward_flops"], "FLOP"),
+                "round": first["round"] + 1,
+                "validation": _score(run, by_split["validation"]) if "validation" in by_split else "",
+                "test": _score(run, by_split["test"]) if "test" in by_split else "",
+            }
+        )
+    return rows
+
+
+def _devices(run: Run) -> list[dict[str, Any]]:
+    """What each kind of device did: a row each."""
+    if run.devices.empty:
+        return []
+    table = energy_by_device(run).join(run.devices.set_index("name")["num_clients"])
+    return [
+        {
+            "name": name,
+            "clients": f"{row['num_clients']:,}",
+            "asked": f"{row['asked']:,}",
+            "trained": f"{row['trained']:,}",
+            "parameters": f"{row['parameters']:,.0f}",
+            "seconds": quantity(row["virtual_train_s"] / max(row["trained"], 1), "s"),
+            "joules": quantity(row["energy_j"], "J"),
+        }
+        for name, row in table.to_dict("index").items()
     ]
-    return title, "   ·   ".join(facts)
 
 
-def _tail(text: str, length: int) -> str:
-    """The end of a long name, which says more than its beginning."""
-    return text if len(text) <= length else "…" + text[1 - length :]
-
-
-def _draw_score(axes: Axes, run: Run) -> None:
-    axes.set_title(f"{words(run.main_metric).capitalize()} of the global model")
-    evaluation = run.evaluation[run.evaluation["submodel"] == GLOBAL_MODEL]
-    percent = is_fraction(run.main_metric)
-    lines = [_line(axes, split, evaluation[evaluation["split"] == split], "score", percent) for split in EVALUATED]
-    if any(lines):
-        count_rounds(axes)
-        count_score(axes, run.main_metric)
-        axes.legend(loc="best")
-    else:
-        say(axes, "The global model has not been evaluated.")
-
-
-def _draw_loss(axes: Axes, run: Run) -> None:
-    axes.set_title("Loss")
-    evaluation = run.evaluation[run.evaluation["submodel"] == GLOBAL_MODEL]
-    lines = [_line(axes, "train", run.rounds, "train_loss")]
-    lines += [_line(axes, split, evaluation[evaluation["split"] == split], "loss") for split in EVALUATED]
-    if any(lines):
-        count_rounds(axes)
-        axes.set_ylabel("mean loss")
-        axes.legend(loc="best")
-    else:
-        say(axes, "No round has been committed.")
-
-
-def _draw_trade_off(axes: Axes, run: Run) -> None:
-    """Sub-models cut from the global model, at the last round that evaluated any."""
-    axes.set_title("Sub-models cut from the global model")
-    evaluation = run.evaluation.dropna(subset=["score"])
-    evaluation = evaluation.merge(run.submodels[["submodel", "parameters"]], on="submodel")
-    if evaluation.empty:
-        say(axes, "No sub-model has been evaluated.")
-        return
-    last = evaluation["round"].max()
-    axes.set_title(f"Sub-models cut from the global model after round {last}")
-    for split in EVALUATED:
-        points = evaluation[(evaluation["round"] == last) & (evaluation["split"] == split)]
-        look = {**LINES[split], "linestyle": "", "markersize": 7 if len(points) <= MAX_MARKERS else 3}
-        if len(points):
-            axes.plot(points["parameters"], points["score"], **look, label=split)
-    axes.set_xlabel("size of the sub-model (parameters)")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.margins(x=0.06, y=0.12)
-    count_score(axes, run.main_metric)
-    axes.legend(loc="best")
-
-
-def _draw_sizes(axes: Axes, run: Run) -> None:
-    """How many clients trained a sub-model of which size, round by round."""
-    axes.set_title("Sub-models that clients trained")
-    clients = run.clients[run.clients["status"] == "trained"]
-    if clients.empty:
-        say(axes, "No client has trained.")
-        return
-    sizes = clients["parameters"]
-    room = max(0.02 * sizes.max(), 0.05 * (sizes.max() - sizes.min()))
-    upwards = np.linspace(max(sizes.min() - room, 0), sizes.max() + room, 26)
-    axes.set_ylabel("size of the sub-model (parameters)")
-    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-    if len(run.rounds) > 1:
-        _heat_map(axes, clients["round"], sizes, upwards)
-        return
-    axes.hist(sizes, upwards.tolist(), orientation="horizontal", color=LINES["validation"]["color"])
-    axes.set_xlabel(f"clients in round {clients['round'].iloc[0]}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
-def _heat_map(axes: Axes, rounds: pd.Series[int], sizes: pd.Series[int], upwards: np.ndarray[Any, Any]) -> None:
-    """Clients a round by round and size, several rounds to a column where there are many."""
-    first, stop = int(rounds.min()), int(rounds.max()) + 1
-    step = -(-(stop - first) // MAX_COLUMNS)
-    across = np.minimum(np.arange(first, stop + step, step), stop) - 0.5
-    counts, _, _ = np.histogram2d(rounds, sizes, [across, upwards])
-    a_round = counts / np.diff(across)[:, None]
-    mesh = axes.pcolormesh(across, upwards, np.ma.masked_equal(a_round.T, 0), cmap=BLUES, vmin=0)
-    bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02)
-    bar.set_label("clients a round" if step == 1 else f"clients a round, mean of {step} rounds")
-    bar.outline.set_visible(False)
-    axes.grid(visible=False)
-    count_rounds(axes)
-
-
-def _line(axes: Axes, name: str, table: pd.DataFrame, column: str, percent: bool = False) -> bool:
-    """Draw one line against the round, if there is anything to draw."""
-    table = table.dropna(subset=[column])
-    if table.empty:
-        return False
-    last = table[column].iloc[-1]
-    value = f"{100 * last:.1f} %" if percent else f"{last:.3g}"
-    every = None if len(table) <= MAX_MARKERS else len(table) // 10
-    axes.plot(table["round"], table[column], **LINES[name], markevery=every, label=f"{name}, last {value}")
-    return True
+def _origin(run: Run) -> Iterator[tuple[str, str]]:
+    """Where the run came from."""
+    attributes = run.attributes
+    for name in ("date", "command", "commit", "run_id", "final_model_sha256", "data_sha256", "model_sha256"):
+        if attributes.get(name):
+            yield name, str(attributes[name])
+    yield "raffm_mpi", str(attributes["software_version"])
+    for name, version in attributes.get("versions", {}).items():
+        yield name, str(version)
+    for row in run.ranks.itertuples():
+        yield f"rank {row.rank}", f"{row.role} on {row.host}, {row.device}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m raffm_mpi.analysis.report RUN``: draw the report and print where it is."""
+    """``python -m raffm_mpi.analysis.report RUN``: write the report and print where it is."""
     parser = argparse.ArgumentParser(prog="python -m raffm_mpi.analysis.report", description=__doc__)
     parser.add_argument("run", help="the folder of a run")
     try:
-        for path in write_report(parser.parse_args(arguments).run):
-            print(path)
+        page, *drawn = write_report(parser.parse_args(arguments).run)
+        print(f"{page}, and {len(drawn)} figures beside it")
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from raffm_mpi.log import LOWER_IS_BETTER
 
@@ -63,6 +63,21 @@ def look(number: int) -> dict[str, Any]:
         "linestyle": DASHES[number % len(DASHES)],
         "marker": MARKERS[number % len(MARKERS)],
     }
+
+
+def quantity(value: float, unit: str) -> str:
+    """A number with its unit, as people read it; of seconds beyond a minute hours and minutes.
+
+    >>> quantity(15_300_000, "B"), quantity(0.25, "s"), quantity(5400, "s"), quantity(float("nan"), "J")
+    ('15.3 MB', '250 ms', '1 h 30 min', 'unknown')
+    """
+    if np.isnan(value):
+        return "unknown"
+    if unit == "s" and value >= 60:
+        minutes, seconds = divmod(round(value), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+    return EngFormatter(unit, places=None if 0 < value < 1000 and value == int(value) else 1)(value).replace(".0 ", " ")
 
 
 def words(name: str) -> str:
