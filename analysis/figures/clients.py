@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -49,7 +51,11 @@ def _fates(figure: Figure, run: Run) -> None:
     axes = figure.subplots()
     bottom = np.zeros(len(grouped))
     for number, name in enumerate(grouped):
-        look = {"color": PALETTE[number % len(PALETTE)], "hatch": HATCHES[number % len(HATCHES)], "edgecolor": "white"}
+        look: dict[str, Any] = {
+            "color": PALETTE[number % len(PALETTE)],
+            "hatch": HATCHES[number % len(HATCHES)],
+            "edgecolor": "white",
+        }
         total = int(counts[name].sum())
         axes.bar(first, grouped[name], 0.9 * step, bottom, align="edge" if step > 1 else "center", **look)
         axes.patches[-1].set_label(f"{name}: {total:,}")
@@ -74,9 +80,12 @@ def _label_skew(figure: Figure, run: Run) -> None:
     image = axes.imshow(values[shown], aspect="auto", cmap=BLUES, vmin=0, interpolation="nearest")
     few = len(shares.columns) <= MAX_LABELS
     if few:
-        turned = sum(len(name) for name in shares) > 40
-        across = {"rotation": 45, "ha": "right"} if turned else {}
-        axes.set_xticks(range(len(shares.columns)), list(shares.columns), **across)
+        names = [str(name) for name in shares]
+        axes.set_xticks(range(len(names)), names)
+        if sum(map(len, names)) > 40:
+            axes.tick_params(axis="x", labelrotation=45)
+            for label in axes.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
     axes.set_xlabel("label" if few else f"label, of {len(shares.columns)}")
     axes.set_ylabel(f"{len(shown)} of {len(rows):,} clients" if len(shown) < len(rows) else f"{len(rows):,} clients")
     axes.set_yticks([])
