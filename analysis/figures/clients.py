@@ -34,7 +34,7 @@ def _participation(figure: Figure, run: Run) -> None:
     axes.set_ylabel("clients")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.legend(loc="best")
+    figure.legend(loc="outside upper left", ncols=2)
 
 
 def _fates(figure: Figure, run: Run) -> None:

@@ -59,6 +59,7 @@ def _hexbin(figure: Figure, run: Run) -> None:
     )
     mesh = axes.hexbin(points["parameters"], points["score"], gridsize=(28, 16), extent=extent, cmap=BLUES, mincnt=1)
     mesh.set_rasterized(True)
+    mesh.set_clim(0)
     means = points.groupby("parameters")["score"].mean()
     axes.plot(means.index, means, color="#D55E00", marker="D", linestyle="--", label="mean")
     bar = figure.colorbar(mesh, ax=axes, pad=0.02)
