@@ -52,27 +52,18 @@ def scores(run: Run, split: str | None = None, submodel: int = GLOBAL_MODEL) -> 
 
 
 def main_split(run: Run) -> str:
-    """The split that curves are of: validation where there is one, lest the test split be looked at."""
-    return "validation" if (run.evaluation["split"] == "validation").any() else "test"
+    """The split that curves are of: validation, lest the test split be looked at, but where that alone is there."""
+    return "test" if set(run.evaluation["split"]) == {"test"} else "validation"
 
 
-def reaches(run: Run, scores: pd.Series[float], target: float) -> pd.Series[bool]:
-    """Which scores are as good as a target."""
-    return scores <= target if run.main_metric in LOWER_IS_BETTER else scores >= target
+def reaches(metric: str, scores: pd.Series[float], target: float) -> pd.Series[bool]:
+    """Which scores of a metric are as good as a target."""
+    return scores <= target if metric in LOWER_IS_BETTER else scores >= target
 
 
-def cost_to_target(run: Run, target: float, cost: str, split: str | None = None) -> float:
-    """What had been spent at the first evaluation that was as good as a target; not a number where none was."""
-    table = scores(run, split)
-    reached = table[reaches(run, table["score"], target)]
-    return float(reached[cost].iloc[0]) if len(reached) else float("nan")
-
-
-def score_at_budget(run: Run, budget: float, cost: str, split: str | None = None) -> float:
-    """The score of the last evaluation within a budget; not a number where there is none."""
-    table = scores(run, split)
-    within = table[table[cost] <= budget]
-    return float(within["score"].iloc[-1]) if len(within) else float("nan")
+def best(metric: str, scores: pd.Series[float]) -> float:
+    """The best of some scores; not a number without any."""
+    return float(scores.min() if metric in LOWER_IS_BETTER else scores.max())
 
 
 def participation(run: Run) -> pd.DataFrame:

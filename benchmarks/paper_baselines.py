@@ -22,8 +22,9 @@ import numpy as np
 from workloads import SPACES, changed, finished, full_size, place, reduced, run_missing, spread
 
 from raffm_mpi import data
+from raffm_mpi.analysis.comparison import Result
 from raffm_mpi.analysis.power import peak_w
-from raffm_mpi.analysis.quantities import cost_to_target, costs, scores
+from raffm_mpi.analysis.quantities import costs
 from raffm_mpi.config import Settings
 from raffm_mpi.devices import read_profiles
 from raffm_mpi.elastic.labels import FULL
@@ -115,17 +116,12 @@ class Outcome:
 
 def common_target(folders: Sequence[Path]) -> float:
     """The best validation score, in whole per cent, that every run reaches."""
-    best = []
-    for folder in folders:
-        with open_run(folder) as log:
-            best.append(scores(log)["score"].max())
-    return float(np.floor(100 * min(best)) / 100)
+    return float(np.floor(100 * min(Result.of(folder).best() for folder in folders)) / 100)
 
 
 def to_target(folder: Path, target: float) -> float:
     """Megabytes moved until the target was reached."""
-    with open_run(folder) as log:
-        return cost_to_target(log, target, "bytes") / 1e6
+    return Result.of(folder).cost_to(target, "bytes") / 1e6
 
 
 def table(output: Path, workload: str) -> Iterator[str]:

@@ -1,13 +1,15 @@
-"""Commands that look at runs, from their logs alone: report."""
+"""Commands that look at runs, from their logs alone: report, compare."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from raffm_mpi.cli.base import app, exit_on_mistake
+from raffm_mpi.federation.say import say
 
 
 @app.command()
@@ -20,3 +22,54 @@ def report(run: Annotated[Path, typer.Argument(help="The output folder of a run,
         print(f"{page}, and {len(drawn)} figures beside it")
     except ValueError as error:
         exit_on_mistake(error)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, logs, or folders of sweeps")],
+    output: Annotated[Path, typer.Option(help="The folder to write")] = Path("comparison"),
+    target: Annotated[list[float] | None, typer.Option(help="A score whose cost is asked for, as 0.8")] = None,
+    budget: Annotated[list[str] | None, typer.Option(help="A budget whose score is asked for, as bytes=1e9")] = None,
+    split: Annotated[str | None, typer.Option(help="validation or test; validation where there is one")] = None,
+    against: Annotated[str | None, typer.Option(help="The group that ratios are to; the first if left out")] = None,
+    diff: Annotated[bool, typer.Option(help="Only say what two runs differ in")] = False,
+) -> None:
+    """Compare runs over their seeds: tables as Markdown, CSV and LaTeX, and figures.
+
+    Runs that differ in their seed alone are a group. Exit status: 0 done, 2 a mistake of yours.
+    """
+    from raffm_mpi.analysis.compare import compare as write_comparison
+    from raffm_mpi.analysis.comparison import gather
+    from raffm_mpi.analysis.difference import difference
+
+    try:
+        if diff:
+            if len(runs) != 2:
+                raise ValueError(f"--diff takes two runs, not {len(runs)}")
+            print(difference(*runs), end="")
+            return
+        if split not in (None, "validation", "test"):
+            raise ValueError(f"unknown split '{split}'; known: validation, test")
+        found, missing = gather(runs)
+        for sentence in missing:
+            say(sentence)
+        tables = write_comparison(found, output, target or (), _budgets(budget or ()), split, against)
+    except ValueError as error:
+        exit_on_mistake(error)
+    for table in tables:
+        print(table.markdown())
+    print(f"in {output}: comparison.md, comparison.tex, a CSV file a table, and figures")
+
+
+def _budgets(words: Iterable[str]) -> dict[str, float]:
+    """Costs and their budgets; raises ValueError for a word that is not of the form bytes=1e9."""
+    found = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        try:
+            found[name] = float(text)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ValueError(f"--budget '{word}' is not of the form COST=NUMBER, as bytes=1e9")
+    return found

@@ -1,0 +1,168 @@
+"""Runs beside each other: gathered, read once, and put into groups that differ in more than their seed."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from raffm_mpi.analysis.quantities import COSTS, best, costs, main_split, reaches, scores
+from raffm_mpi.log import GLOBAL_MODEL, Run, open_run
+from raffm_mpi.log.schema import log_file
+
+SWEEP = "sweep.csv"  # which raffm-mpi launch writes into the folder of a sweep
+_ABSENT = object()  # of a setting that a method does not have
+# Settings in which runs of one group may differ.
+_FREE = ("seed", "output", "resume", "data.cache", "reliability.", "log.")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a comparison needs of a run."""
+
+    path: Path
+    settings: Mapping[str, Any]  # dotted keys
+    seed: int
+    status: str
+    metric: str
+    split: str
+    curve: pd.DataFrame  # scores of the full model with what they had cost, see quantities.scores
+    spent: Mapping[str, float]  # in all, by the names of COSTS
+    full: float  # last score
+    smallest: float  # that of the smallest sub-model that was evaluated; not a number if only the full one was
+    share: float  # its parameters, as a share
+
+    @classmethod
+    def of(cls, path: str | Path, split: str | None = None) -> Result:
+        """Read a run; raises ValueError as :func:`raffm_mpi.log.open_run`."""
+        with open_run(path) as run:
+            own = split or main_split(run)
+            curve = scores(run, own)
+            smallest, share = _smallest(run, own)
+            return cls(
+                path=Path(path),
+                settings=dict(flat(run.config)),
+                seed=int(run.config["seed"]),
+                status=run.status,
+                metric=run.main_metric,
+                split=own,
+                curve=curve,
+                spent={cost: float(costs(run)[cost].iloc[-1]) for cost in COSTS},
+                full=float(curve["score"].iloc[-1]) if len(curve) else float("nan"),
+                smallest=smallest,
+                share=share,
+            )
+
+    def cost_to(self, target: float, cost: str) -> float:
+        """What had been spent when the target was reached first; not a number if it was not."""
+        reached = self.curve[reaches(self.metric, self.curve["score"], target)]
+        return float(reached[cost].iloc[0]) if len(reached) else float("nan")
+
+    def score_at(self, budget: float, cost: str) -> float:
+        """The last score within a budget; not a number if there was none."""
+        within = self.curve[self.curve[cost] <= budget]
+        return float(within["score"].iloc[-1]) if len(within) else float("nan")
+
+    def best(self) -> float:
+        """The best score of the run; not a number without one."""
+        return best(self.metric, self.curve["score"])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one name, in the order of their seeds."""
+
+    name: str
+    runs: tuple[Result, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of them are finished."""
+        return all(run.status == "finished" for run in self.runs)
+
+
+def gather(paths: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
+    """The runs that folders, logs and sweeps name, and a sentence for each point of a sweep that has no log yet."""
+    found: list[Path] = []
+    missing = []
+    for path in map(Path, paths):
+        if (path / SWEEP).is_file():
+            with (path / SWEEP).open(encoding="utf-8", newline="") as file:
+                points = [path / row["run"] for row in csv.DictReader(file)]
+            found += [point for point in points if log_file(point).exists()]
+            missing += [f"'{point}' has no log yet and is left out" for point in points if not log_file(point).exists()]
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found)), missing
+
+
+def read(paths: Sequence[str | Path], split: str | None = None) -> list[Group]:
+    """The groups of the runs at some paths, in order of appearance.
+
+    Raises ValueError for a path without a log, for runs of different metrics, and for the same seed twice in a group.
+    """
+    results = [Result.of(path, split) for path in paths]
+    if not results:
+        raise ValueError("there is no run to compare")
+    first = results[0]
+    for other in results:
+        if (other.metric, other.split) != (first.metric, first.split):
+            raise ValueError(
+                f"'{other.path}' has {other.metric} on {other.split}, '{first.path}' {first.metric} on {first.split}: "
+                "they cannot be compared"
+            )
+    groups: dict[tuple[tuple[str, str], ...], list[Result]] = {}
+    for result in results:
+        own = tuple((key, repr(value)) for key, value in sorted(result.settings.items()))
+        groups.setdefault(own, []).append(result)
+    names = _names([runs[0].settings for runs in groups.values()])
+    for name, runs in zip(names, groups.values(), strict=True):
+        seeds = [run.seed for run in runs]
+        twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+        if twice is not None:
+            same = ", ".join(f"'{run.path}'" for run in runs if run.seed == twice)
+            raise ValueError(f"runs of {name} have seed {twice} more than once: {same}")
+    return [
+        Group(name, tuple(sorted(runs, key=lambda run: run.seed)))
+        for name, runs in zip(names, groups.values(), strict=True)
+    ]
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested settings, but for those in which runs of one group may differ."""
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from flat(value, f"{name}.")
+        elif not name.startswith(_FREE):
+            yield name, value
+
+
+def _names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each group: its method, where there are several, and what it differs in from others of the method."""
+    methods = [one.get("method.name") for one in settings]
+    names = []
+    for own, method in zip(settings, methods, strict=True):
+        alike = [one for one, other in zip(settings, methods, strict=True) if other == method]
+        keys = [key for key in dict.fromkeys(key for one in alike for key in one) if key != "method.name"]
+        differing = [key for key in keys if len({repr(one.get(key, _ABSENT)) for one in alike}) > 1 and key in own]
+        parts = [str(method)] * (len(set(methods)) > 1) + [f"{key}={own[key]}" for key in differing]
+        names.append(", ".join(parts) or str(method))
+    return names
+
+
+def _smallest(run: Run, split: str) -> tuple[float, float]:
+    """The last score of the smallest sub-model that was evaluated, and its share of the parameters."""
+    table = run.evaluation[run.evaluation["split"] == split].merge(
+        run.submodels[["submodel", "parameters"]], on="submodel"
+    )
+    table = table[table["submodel"] != GLOBAL_MODEL]
+    if table.empty:
+        return float("nan"), float("nan")
+    row = table.loc[table["parameters"] == table["parameters"].min()].iloc[-1]
+    full = run.submodels.loc[run.submodels["submodel"] == GLOBAL_MODEL, "parameters"].iloc[0]
+    return float(row["score"]), float(row["parameters"] / full)

@@ -1,0 +1,119 @@
+"""Tables of estimates: Markdown for people, CSV for programs, LaTeX for papers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What several seeds gave: their mean, and half the width of its 95 % interval (Student's t).
+
+    >>> Estimate((1.0, 2.0, 3.0)).mean, round(Estimate((1.0, 2.0, 3.0)).half, 3)
+    (2.0, 2.484)
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean of the values; not a number without any."""
+        return float(np.mean(self.values)) if self.values else math.nan
+
+    @property
+    def half(self) -> float:
+        """Half the width of the mean's interval; not a number for fewer than two values."""
+        count = len(self.values)
+        if count < 2:
+            return math.nan
+        spread = float(np.std(self.values, ddof=1))
+        return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / math.sqrt(count)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name in programs, its head for people, and how its numbers are shown there."""
+
+    name: str
+    head: str
+    scale: float = 1.0  # what is shown is the number times this
+    digits: int = 2
+
+
+Cell = str | int | Estimate
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells by the columns' names; ``caption`` says what they are of."""
+
+    name: str
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Mapping[str, Cell]]
+
+    def markdown(self) -> str:
+        """The table with its caption."""
+        heads = [column.head for column in self.columns]
+        lines = [f"**{self.caption}**", "", _line(heads), "|" + "---|" * len(heads)]
+        lines += [_line([cell.replace("|", "\\|") for cell in row]) for row in self._shown()]
+        return "\n".join(lines) + "\n"
+
+    def latex(self) -> str:
+        """A table environment with the rules of the booktabs package."""
+        frame = pd.DataFrame(self._shown(), columns=[column.head for column in self.columns])
+        styler = frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
+        text = styler.to_latex(
+            hrules=True,
+            caption=_escaped(self.caption),
+            label=f"tab:{self.name}",
+            position="t",
+            column_format="l" + "r" * (len(self.columns) - 1),
+        )
+        return str(text).replace("±", r"$\pm$").replace("–", "--")
+
+    def frame(self) -> pd.DataFrame:
+        """Numbers in their units: an estimate is three columns, its mean, half its interval, and its seeds."""
+        rows = []
+        for row in self.rows:
+            cells: dict[str, str | int | float] = {}
+            for column in self.columns:
+                cell = row[column.name]
+                if isinstance(cell, Estimate):
+                    cells |= {column.name: cell.mean, f"{column.name}_interval": cell.half}
+                    cells[f"{column.name}_seeds"] = len(cell.values)
+                else:
+                    cells[column.name] = cell
+            rows.append(cells)
+        return pd.DataFrame(rows)
+
+    def _shown(self) -> list[list[str]]:
+        return [[_show(row[column.name], column) for column in self.columns] for row in self.rows]
+
+
+def _show(cell: Cell, column: Column) -> str:
+    if not isinstance(cell, Estimate):
+        return f"{cell:,}" if isinstance(cell, int) else cell
+    if math.isnan(cell.mean):
+        return "–"
+    mean, half = cell.mean * column.scale, cell.half * column.scale
+    shown = f"{mean:,.{column.digits}f}"
+    return shown if math.isnan(half) else f"{shown} ± {half:,.{column.digits}f}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escaped(text: str) -> str:
+    for character in "\\&%$#_{}":
+        text = text.replace(character, "\\" + character if character != "\\" else r"\textbackslash ")
+    return text
