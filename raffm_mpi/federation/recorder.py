@@ -41,7 +41,7 @@ class Display(Protocol):
         """A round was committed; ``row`` is its row of the rounds table."""
 
     def evaluated(self, row: Mapping[str, Any], is_full: bool) -> None:
-        """A model was evaluated; ``row`` is its row of the evaluation table."""
+        """A model was evaluated; ``row`` is its row of the evaluation table, with its ``metrics`` and the main one."""
 
     def close(self) -> None:
         """The run is over."""
@@ -74,11 +74,17 @@ class Recorder:
     """Turns rounds and evaluations into rows; a round's rows are committed together."""
 
     def __init__(
-        self, experiment: Experiment, log: RunLog, display: Display, disk: Disk, hosts: Sequence[str], next_round: int
+        self,
+        experiment: Experiment,
+        log: RunLog,
+        displays: Sequence[Display],
+        disk: Disk,
+        hosts: Sequence[str],
+        next_round: int,
     ) -> None:
         self.experiment = experiment
         self.log = log
-        self.display = display
+        self.displays = displays
         self.disk = disk
         self.hosts = hosts  # of each rank
         self.committed_round = next_round - 1
@@ -98,7 +104,8 @@ class Recorder:
         self.log.append("rounds", **row)
         self.commit()
         self.committed_round = round.plan.round
-        self.display.round_done(row)
+        for display in self.displays:
+            display.round_done(row)
 
     def commit(self) -> None:
         """Make what was logged last."""
@@ -158,7 +165,8 @@ class Recorder:
         self.log.append("evaluation", **row)
         for name, value in scores.items():
             self.log.append("metrics", **key, metric=name, value=value)
-        self.display.evaluated({**row, "metric": main}, selection == FULL)
+        for display in self.displays:
+            display.evaluated({**row, "metric": main, "metrics": scores}, selection == FULL)
 
     def client_scores(self, number: int, selection: Selection, predictions: np.ndarray) -> None:
         """Log what predictions on the test split are worth to each client, on its share of it."""

@@ -18,7 +18,7 @@ from raffm_mpi.config import Settings, apply_overrides
 from raffm_mpi.devices import Fleet
 from raffm_mpi.federation import checkpoint as checkpoints
 from raffm_mpi.federation.checkpoint import Checkpoint, DamagedCheckpoint, Partial
-from raffm_mpi.log import Run, open_run
+from raffm_mpi.log import Run, open_run, tensorboard
 from raffm_mpi.log.schema import log_file
 from raffm_mpi.model import sha256
 
@@ -41,7 +41,7 @@ MAY_CHANGE = (
     "log",
 )
 # What a run leaves in its output folder.
-OWN_FILES = ("run.h5", "config.yaml", "model", checkpoints.FOLDER, "report.png", "report.svg")
+OWN_FILES = ("run.h5", "config.yaml", "model", checkpoints.FOLDER, "report", tensorboard.FOLDER)
 _LOCAL = ("_name_or_path", "transformers_version")  # of a model's config: where it was found, and by which release
 
 

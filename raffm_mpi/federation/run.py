@@ -15,14 +15,14 @@ from raffm_mpi.federation.client_group import ClientGroup
 from raffm_mpi.federation.disk import Disk
 from raffm_mpi.federation.experiment import Experiment, Look, look, set_up
 from raffm_mpi.federation.interruptions import Interruption
-from raffm_mpi.federation.logbook import close_log, log_start, open_log
+from raffm_mpi.federation.logbook import claim, close_log, log_start, open_events, open_log
 from raffm_mpi.federation.recorder import Display, Recorder
 from raffm_mpi.federation.resume import Start, check_identity, find_start, identity
 from raffm_mpi.federation.say import say
 from raffm_mpi.federation.server import Server, dismiss
 from raffm_mpi.federation.state import RunState
 from raffm_mpi.federation.transport import Transport
-from raffm_mpi.log import RunLog
+from raffm_mpi.log import RunLog, tensorboard
 from raffm_mpi.model import save_model, sha256
 
 _SETUP_PATIENCE = 10  # times the settings' patience with a silent rank: preparing a data set gives no sign of life
@@ -46,6 +46,8 @@ def look_first(settings: Settings, overwrite: bool) -> FirstLook:
     if resume and overwrite:
         raise ValueError("give --resume (resume: auto) or --overwrite, not both")
     _check_output(Path(settings.output), overwrite, resume)
+    if settings.log.tensorboard:
+        tensorboard.check_installed()
     start = find_start(settings) if resume else Start()
     return FirstLook(look(settings), start)
 
@@ -98,13 +100,16 @@ def _serve(
     disk = Disk(transport.presence, settings.reliability.disk_patience_s)
     say(_how_losses_end(transport))
     try:
+        if start.is_new:
+            disk.write(lambda: claim(output))
+        events = disk.write(lambda: open_events(settings, start))
         log = disk.write(lambda: open_log(experiment, transport, start, found, [(h, device) for h, device, _ in ranks]))
         disk.write(lambda: (output / "config.yaml").write_text(settings.to_yaml(), encoding="utf-8"))
     except Interruption:
         dismiss(transport)
         raise
-    shown = display(settings.federation.num_rounds, start.next_round)
-    recorder = Recorder(experiment, log, shown, disk, transport.hosts, start.next_round)
+    displays = [display(settings.federation.num_rounds, start.next_round), *events]
+    recorder = Recorder(experiment, log, displays, disk, transport.hosts, start.next_round)
     state = RunState(output, settings.reliability, start, disk)
     server = Server(experiment, transport, recorder, state, shard_evaluation(settings, ranks))
     try:
@@ -120,7 +125,8 @@ def _serve(
             log.finish("failed")
         raise
     finally:
-        shown.close()
+        for shown in displays:
+            shown.close()
     dismiss(transport)
 
 

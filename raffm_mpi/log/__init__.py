@@ -2,8 +2,18 @@
 
 from raffm_mpi.log.check import check_log
 from raffm_mpi.log.file import LogNotWritten
-from raffm_mpi.log.reader import Run, open_run
+from raffm_mpi.log.reader import Run, open_run, records
 from raffm_mpi.log.schema import GLOBAL_MODEL, LOWER_IS_BETTER, NO_DEVICE
 from raffm_mpi.log.writer import RunLog
 
-__all__ = ["GLOBAL_MODEL", "LOWER_IS_BETTER", "NO_DEVICE", "LogNotWritten", "Run", "RunLog", "check_log", "open_run"]
+__all__ = [
+    "GLOBAL_MODEL",
+    "LOWER_IS_BETTER",
+    "NO_DEVICE",
+    "LogNotWritten",
+    "Run",
+    "RunLog",
+    "check_log",
+    "open_run",
+    "records",
+]

@@ -175,6 +175,11 @@ class Run:
         return pd.DataFrame(columns)
 
 
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, each as its values by the columns' names."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
 def open_run(path: str | Path) -> Run:
     """Open the log of a run, given its folder or its ``run.h5``, also while it is being written or after a kill.
 

@@ -55,17 +55,7 @@ def write_run(
     """The log of a run; ``gain`` is added to every score, ``changes`` are of its settings."""
     num_rounds, splits, submodels, status = KINDS[kind].values()
     with_devices = kind == "devices"
-    given = {
-        "versions": {"torch": "2"},
-        "commit": "0123abc",
-        "hosts": ["n1"],
-        "num_ranks": 3,
-        "command": "raffm-mpi run",
-    }
-    given |= {"task": "image_classification", "metrics": [metric, "f1_macro"]}
-    settings = yaml.safe_dump(config(name, **changes), sort_keys=False)
-    labels = ["cat", "dog"] if with_devices else []
-    log = RunLog.create(folder, config=settings, attributes=given, dimensions=[], label_names=labels, ranks=RANKS)
+    log = create(folder, metric, ["cat", "dog"] if with_devices else [], config(name, **changes))
     if with_devices:
         write_population(log)
     for round_ in range(num_rounds):
@@ -80,6 +70,14 @@ def write_run(
     if status != "running":
         log.finish(status, "ab" * 32 if status == "finished" else "")
     return folder
+
+
+def create(folder: Path, metric: str, label_names: list[str], settings: dict[str, Any]) -> RunLog:
+    """The log of a run that begins."""
+    given = {"versions": {"torch": "2"}, "commit": "0123abc", "hosts": ["n1"], "num_ranks": 3}
+    given |= {"command": "raffm-mpi run", "task": "image_classification", "metrics": [metric, "f1_macro"]}
+    text = yaml.safe_dump(settings, sort_keys=False)
+    return RunLog.create(folder, config=text, attributes=given, dimensions=[], label_names=label_names, ranks=RANKS)
 
 
 def write_population(log: RunLog) -> None:

@@ -1,0 +1,88 @@
+"""The numbers of a run as TensorBoard's event files: of a log that is there, or row by row as a run goes on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raffm_mpi.log.reader import Run, records
+from raffm_mpi.log.schema import GLOBAL_MODEL, ROUNDS
+
+FOLDER = "tensorboard"  # in the run's
+_NUMBERS = tuple(column.name for column in ROUNDS.columns if column.name != "round")
+
+
+def check_installed() -> None:
+    """Raise ValueError if TensorBoard is not there."""
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "TensorBoard's files need the package tensorboard: pip install 'raffm_mpi[tensorboard]'"
+        ) from None
+
+
+class EventWriter:
+    """Writes rows of the tables ``rounds``, ``evaluation`` and ``metrics`` as scalars; a step is a round.
+
+    Tags are ``rounds/COLUMN`` and ``SPLIT/METRIC``, with ``/submodel N`` behind it where it is not the full model's.
+    Wall times are those of the rounds, from the run's start, so that the same log gives the same events.
+    """
+
+    def __init__(self, folder: Path, date: str, config: str) -> None:
+        check_installed()
+        from torch.utils.tensorboard import SummaryWriter
+
+        shutil.rmtree(folder, ignore_errors=True)  # what an earlier start wrote is in the log and is written again
+        self._writer = SummaryWriter(str(folder), max_queue=1000)
+        self._time_s = datetime.fromisoformat(date).timestamp()
+        self._writer.add_text("config", f"```\n{config}\n```", 0, self._time_s)
+
+    def round_done(self, row: Mapping[str, Any]) -> None:
+        """Write a row of ``rounds``; numbers that are not known are left out."""
+        self._time_s += float(row["round_s"])
+        for name in _NUMBERS:
+            self._add(f"rounds/{name}", float(row[name]), int(row["round"]))
+        self._writer.flush()
+
+    def evaluated(self, row: Mapping[str, Any], is_full: bool) -> None:
+        """Write a row of ``evaluation``, and its metrics: ``row["metrics"]``."""
+        suffix = "" if is_full else f"/submodel {row['submodel']}"
+        for name, value in {"loss": row["loss"], **row["metrics"]}.items():
+            self._add(f"{row['split']}/{name}{suffix}", float(value), int(row["round"]))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._writer.close()
+
+    def _add(self, tag: str, value: float, step: int) -> None:
+        if not np.isnan(value):
+            self._writer.add_scalar(tag, value, step, self._time_s)
+
+
+def export(run: Run, folder: Path, num_rounds: int | None = None) -> EventWriter:
+    """Write the events of a log, or of its first rounds; the writer is open for more.
+
+    With ``num_rounds``, evaluations of the last of them are left out: a run that goes on there takes them again.
+    """
+    writer = EventWriter(folder, str(run.attributes["date"]), str(run.attributes["config"]))
+    keys = ["round", "submodel", "split"]
+    metrics = {
+        key: dict(zip(table["metric"], table["value"], strict=True))
+        for key, table in run.metrics.groupby(keys, observed=True)
+    }
+    evaluation = run.evaluation
+    last = float("inf") if num_rounds is None else num_rounds
+    by_round = dict(iter(evaluation[evaluation["round"] < last - 1].groupby("round")))
+    for row in records(run.rounds[run.rounds["round"] < last]):
+        writer.round_done(row)
+        for found in records(by_round[row["round"]]) if row["round"] in by_round else ():
+            own = metrics.get(tuple(found[key] for key in keys), {})
+            writer.evaluated({**found, "metrics": own}, found["submodel"] == GLOBAL_MODEL)
+    return writer
