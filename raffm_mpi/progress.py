@@ -114,7 +114,7 @@ def print_summary(output: Path) -> None:
         print(f"worst tenth {row.worst_tenth:.4f}, best tenth {row.best_tenth:.4f}")
     print(f"log      {output / 'run.h5'}")
     print(f"model    {output / 'model'}")
-    print(f"picture  raffm-mpi report {output}")
+    print(f"report   raffm-mpi report {output}")
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
