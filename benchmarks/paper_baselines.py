@@ -77,16 +77,16 @@ def run(workload: str, folder: str, output: Path, seeds: int, at_full_size: bool
 
 
 def deadline_of(settings: dict[str, Any], share: float) -> float:
-    """A share of what the slowest device takes for the full model and a mean share of the examples, in virtual seconds."""
+    """A share of what the slowest device takes for the full model and a mean client's examples, in virtual seconds."""
     whole = Settings.model_validate({**settings, "output": "none", "method": {"name": "fedavg"}})
     looked = look(whole)
     data.prepare(looked.info, whole.data, looked.inputs, whole.seed)  # so that the length of its texts is known
     sketched = sketch(whole)
     outline, device = sketched.outline, read_profiles().profiles[SLOWEST]
     price = outline.prices(FULL)
-    share = sketched.num_rows["train"] // outline.partition.num_clients
+    num_examples = sketched.num_rows["train"] // outline.partition.num_clients
     transfers_s = price.bytes / device.downlink_bytes_per_s + price.bytes / device.uplink_bytes_per_s
-    train_s = price.training_flops * examples_seen(outline.settings.training, share) / device.flops_per_s
+    train_s = price.training_flops * examples_seen(outline.settings.training, num_examples) / device.flops_per_s
     return float(f"{(transfers_s + train_s) * share:.2g}")
 
 
