@@ -69,7 +69,7 @@ class Result:
 
     def best(self) -> float:
         """The best score of the run; not a number without one."""
-        return best(self.metric, self.curve["score"])
+        return float(best(self.metric, self.curve["score"]))
 
 
 @dataclass(frozen=True)
