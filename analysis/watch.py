@@ -139,7 +139,9 @@ def _groups(run: Run) -> Table:
 def _scores(run: Run) -> pd.DataFrame:
     """Evaluations of the full model on the split that curves are of."""
     evaluation = run.evaluation
-    return evaluation[(evaluation["submodel"] == GLOBAL_MODEL) & (evaluation["split"] == main_split(run))]
+    chosen = (evaluation["submodel"] == GLOBAL_MODEL) & (evaluation["split"] == main_split(run))
+    found: pd.DataFrame = evaluation[chosen]
+    return found
 
 
 def _score(run: Run, score: float) -> str:
