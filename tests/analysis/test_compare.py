@@ -132,6 +132,8 @@ def test_one_seed_has_no_interval_and_another_metric_is_not_in_per_cent(tmp_path
     assert "full model, perplexity on validation |" in outcomes.markdown()
     assert targets.rows[0]["reached"] == "1 of 1"  # lower is better: the best is the first
     assert targets.frame()["num_rounds"].tolist() == [1.0]
+    at_most = compare([path], tmp_path / "out", targets=[0.5])[1].frame()
+    assert at_most["num_rounds"].tolist() == [1.0]  # 0.1 is as good as 0.5; 0.5 itself comes later
 
 
 def test_unfinished_runs_take_part_and_are_named(tmp_path):

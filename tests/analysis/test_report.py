@@ -42,6 +42,19 @@ def drawn(folder: Path) -> dict[str, Figure]:
     return found
 
 
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """``reported(kind)``: what the report of such a run wrote, once for all tests."""
+    written = {}
+
+    def write(kind: str) -> list[Path]:
+        if kind not in written:
+            written[kind] = write_report(write_run(tmp_path_factory.mktemp(kind), kind))
+        return written[kind]
+
+    return write
+
+
 class Page(HTMLParser):
     """What a page holds, and whether its elements are closed."""
 
@@ -79,8 +92,8 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_run_gives_a_page_that_needs_nothing_else(tmp_path, kind):
-    page, *pictures = write_report(write_run(tmp_path, kind))
+def test_every_kind_of_run_gives_a_page_that_needs_nothing_else(reported, kind):
+    page, *pictures = reported(kind)
     found = Page(page)
     assert found.open == []
     assert all(address.startswith(("data:", "#")) for address in found.addresses)
@@ -98,10 +111,12 @@ def test_every_kind_of_run_gives_a_page_that_needs_nothing_else(tmp_path, kind):
     assert status in found.text
 
 
-def test_the_same_run_gives_the_same_bytes(tmp_path):
-    write_run(tmp_path, "devices")
-    first, second = ([path.read_bytes() for path in write_report(tmp_path)] for _ in range(2))
-    assert first == second
+def test_the_same_run_gives_the_same_bytes(reported, tmp_path):
+    again = write_report(write_run(tmp_path, "devices"))
+    for path, other in zip(reported("devices")[1:], again[1:], strict=True):
+        assert path.read_bytes() == other.read_bytes()
+    dated = write_report(tmp_path)[0].read_bytes()  # of the same log: its date is on the page
+    assert dated == again[0].read_bytes()
 
 
 def test_a_figure_that_a_run_no_longer_gives_is_gone(tmp_path):
@@ -194,17 +209,17 @@ def test_idle_and_busy_times_are_those_of_the_groups(tmp_path):
     assert "idle (12.5% of all rounds)" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_power_is_drawn_to_its_peak_and_the_devices_table_has_the_joules(tmp_path):
+def test_power_is_drawn_to_its_peak_and_the_devices_table_has_the_joules(reported, tmp_path):
     (axes,) = draw(write_run(tmp_path, "devices"), "power").axes
     assert axes.lines[0].get_ydata().max() == pytest.approx(8 * WATTS)
-    page = Page(write_report(tmp_path)[0])
+    page = Page(reported("devices")[0])
     assert "simulated peak power 40 W" in page.text
     assert "1 kJ" in page.text  # 20 rounds of 50 J
 
 
 @pytest.mark.parametrize("kind", ["no_rounds", "no_evaluation", "full"])
-def test_what_is_missing_is_said_once_instead_of_an_empty_figure(tmp_path, kind):
-    page, *pictures = write_report(write_run(tmp_path, kind))
+def test_what_is_missing_is_said_once_instead_of_an_empty_figure(reported, kind):
+    page, *pictures = reported(kind)
     text = Page(page).text
     assert text.count("Clients have no devices: nothing is known of their time and energy.") == 1
     assert ("No round has been committed." in text) == (kind == "no_rounds")
