@@ -22,6 +22,7 @@ from raffm_mpi.analysis.style import STYLE, is_fraction, quantity, save, words
 from raffm_mpi.log import GLOBAL_MODEL, Run, open_run, records
 
 MAX_EVENTS = 200  # on the page
+MAX_NAME = 48  # letters of a model's
 FOLDER = "report"  # in the run's
 _PAGE = Path(__file__).with_name("report.html.jinja")
 _STATES = {
@@ -102,7 +103,9 @@ def render(run: Run, sections: Sequence[tuple[str, Sequence[Figure]]]) -> str:
 def title(run: Run) -> str:
     """What ran: the method and the model."""
     model = run.config["model"]
-    return f"{run.config['method']['name']} on {model['name'] or model['family']}"
+    name = str(model["name"] or model["family"])
+    shown = name if len(name) <= MAX_NAME else "…" + name[1 - MAX_NAME :]  # the end says more than the beginning
+    return f"{run.config['method']['name']} on {shown}"
 
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:

@@ -34,12 +34,12 @@ def _paint(cost: str, figure: Figure, run: Run) -> None:
         _line(below, split, table, cost, "loss")
     if any(found):
         count_score(above, run.main_metric)
-        above.legend(loc="best")
+        _legend(above)
     else:
         above.set_ylabel(words(run.main_metric))
         above.text(0.5, 0.5, "not evaluated", transform=above.transAxes, ha="center", color="#444444")
     below.set_ylabel("mean loss")
-    below.legend(loc="best")
+    _legend(below)
     if cost == "num_rounds":
         count_rounds(below)
         below.set_xlabel("communication rounds done")
@@ -48,6 +48,13 @@ def _paint(cost: str, figure: Figure, run: Run) -> None:
         below.set_xlabel(f"{name} ({_UNITS[cost]})")
         below.xaxis.set_major_formatter(EngFormatter(sep=" "))
     below.set_xlim(left=0)
+
+
+def _legend(axes: Axes) -> None:
+    """A legend in one row at the top, and room for it."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.25 * (high - low))
+    axes.legend(loc="upper left", ncols=3, fontsize="small", columnspacing=1.2, borderaxespad=0.2)
 
 
 def _line(axes: Axes, name: str, table: pd.DataFrame, cost: str, column: str, percent: bool = False) -> bool:

@@ -19,7 +19,7 @@ from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 
 from raffm_mpi.analysis import figures
-from raffm_mpi.analysis.report import main, write_report
+from raffm_mpi.analysis.report import main, title, write_report
 from raffm_mpi.analysis.style import STYLE
 from raffm_mpi.log import open_run
 
@@ -259,6 +259,12 @@ def test_names_and_messages_are_text_and_never_markup(tmp_path):
     found = Page(page)  # which refuses a script
     assert "raffm on <script>alert(1)</script>" in found.text
     assert "client <b>3</b> is gone" in found.text
+
+
+def test_of_a_long_name_the_end_is_shown(tmp_path):
+    with open_run(write_run(tmp_path, "no_rounds", name="/scratch/" + 20 * "folder/" + "model-small")) as run:
+        assert title(run).startswith("raffm on …") and title(run).endswith("/model-small")
+        assert len(title(run)) == len("raffm on ") + 48
 
 
 def test_the_command_prints_the_page_and_refuses_a_missing_run_in_one_line(tmp_path, capsys):
