@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from matplotlib.ticker import EngFormatter
 
 from raffm_mpi.analysis.comparison import Group, read
 from raffm_mpi.analysis.quantities import COSTS
-from raffm_mpi.analysis.style import STYLE, count_score, is_fraction, look, quantity, save, words
+from raffm_mpi.analysis.style import STYLE, count_score, is_fraction, look, quantity, save, words, write
 from raffm_mpi.analysis.tables import Cell, Column, Estimate, Table
 
 SHOWN = ("num_rounds", "virtual_s", "bytes", "flops", "energy_j")
@@ -50,10 +49,10 @@ def compare(
         scores_at_budgets(groups, budgets or default_budgets(groups)),
     ]
     output.mkdir(parents=True, exist_ok=True)
-    _write(output / "comparison.md", "\n".join(table.markdown() for table in tables))
-    _write(output / "comparison.tex", "\n".join(table.latex() for table in tables))
+    write(output / "comparison.md", "\n".join(table.markdown() for table in tables))
+    write(output / "comparison.tex", "\n".join(table.latex() for table in tables))
     for table in tables:
-        _write(output / f"{table.name}.csv", table.frame().to_csv(index=False))
+        write(output / f"{table.name}.csv", table.frame().to_csv(index=False))
     with matplotlib.rc_context(STYLE):
         for cost in shown_costs(groups):
             save(draw(groups, cost), output, f"score_by_{cost}")
@@ -227,9 +226,3 @@ def _cost_column(cost: str, groups: Sequence[Group]) -> Column:
 
 def _shown_score(metric: str, score: float) -> str:
     return f"{100 * score:g} %" if is_fraction(metric) else f"{score:.6g}"
-
-
-def _write(path: Path, text: str) -> None:
-    new = path.with_name(f".new.{path.name}")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 from raffm_mpi.analysis import figures
 from raffm_mpi.analysis.power import energy_by_device, peak_w
 from raffm_mpi.analysis.quantities import costs
-from raffm_mpi.analysis.style import STYLE, is_fraction, quantity, save, words
+from raffm_mpi.analysis.style import STYLE, is_fraction, quantity, save, words, write
 from raffm_mpi.log import GLOBAL_MODEL, Run, open_run, records
 
 MAX_EVENTS = 200  # on the page
@@ -57,9 +56,7 @@ def write_report(run_folder: str | Path) -> list[Path]:
             (title, [_figure(panel, run, folder, drawn) for panel in panels]) for title, panels in figures.SECTIONS
         ]
         page = folder / "report.html"
-        new = page.with_name(f".new.{page.name}")
-        new.write_text(render(run, sections), encoding="utf-8")
-        os.replace(new, page)
+        write(page, render(run, sections))
     return [page, *drawn]
 
 

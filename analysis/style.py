@@ -56,6 +56,13 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
+def write(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    new = path.with_name(f".new.{path.name}")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
+
 def look(number: int) -> dict[str, Any]:
     """Colour, dashes and marker of the line of that number."""
     return {

@@ -12,13 +12,12 @@ size, so that a round waits for the slowest device. Runs that OUTPUT holds alrea
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workloads import SPACES, changed, finished, full_size, place, reduced, run_missing, spread
+from workloads import SPACES, changed, command, finished, full_size, place, reduced, run_missing, spread
 
 from raffm_mpi import data
 from raffm_mpi.analysis.comparison import Result
@@ -165,15 +164,5 @@ def table(output: Path, workload: str) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
-    what, *words = [word for word in sys.argv[1:] if word != "--full"] or [""]
-    if what in SPACES:
-        run(what, words[0], Path(words[1]), int(words[2]) if len(words) > 2 else 3, "--full" in sys.argv)
-    elif what == "table":
-        print(*(line for workload in SPACES for line in table(Path(words[0]), workload)), sep="\n")
-    else:
-        raise SystemExit(__doc__)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, run, table)

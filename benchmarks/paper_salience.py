@@ -11,12 +11,11 @@ head. Sub-models are cut out after training, without more of it. Runs that OUTPU
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workloads import SPACES, changed, finished, full_size, place, reduced, run_missing, spread
+from workloads import changed, command, finished, full_size, place, reduced, run_missing, spread
 
 from raffm_mpi.log import open_run
 
@@ -74,15 +73,5 @@ def table(output: Path, workload: str) -> Iterator[str]:
         yield f"| {' | '.join([name, *cells, gain, str(len(runs))])} |"
 
 
-def main() -> None:
-    what, *words = [word for word in sys.argv[1:] if word != "--full"] or [""]
-    if what in SPACES:
-        run(what, words[0], Path(words[1]), int(words[2]) if len(words) > 2 else 3, "--full" in sys.argv)
-    elif what == "table":
-        print(*(line for workload in SPACES for line in table(Path(words[0]), workload)), sep="\n")
-    else:
-        raise SystemExit(__doc__)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, run, table)

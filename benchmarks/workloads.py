@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,21 @@ def spread(values: Sequence[float], form: str = ".3f") -> str:
     """Mean and standard deviation over seeds."""
     deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
     return f"{statistics.fmean(values):{form}} ± {deviation:{form}}"
+
+
+def command(
+    document: str | None,
+    run: Callable[[str, str, Path, int, bool], None],
+    table: Callable[[Path, str], Iterator[str]],
+) -> None:
+    """The command line of a script: ``WORKLOAD DATA OUTPUT [seeds] [--full]`` runs, ``table OUTPUT`` prints."""
+    what, *words = [word for word in sys.argv[1:] if word != "--full"] or [""]
+    if what in SPACES:
+        run(what, words[0], Path(words[1]), int(words[2]) if len(words) > 2 else 3, "--full" in sys.argv)
+    elif what == "table":
+        print(*(line for workload in SPACES for line in table(Path(words[0]), workload)), sep="\n")
+    else:
+        raise SystemExit(document)
 
 
 if __name__ == "__main__":
