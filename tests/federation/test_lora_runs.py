@@ -164,7 +164,12 @@ def test_clients_of_raffm_train_narrow_slices_of_a_frozen_base(configs, alone):
     assert run.evaluation["submodel"].nunique() == 5  # raffm's four, and the smallest of them at the smallest rank
 
 
-@pytest.mark.parametrize("name", ["elastic-mean", "vit-hetlora", "vit-flexlora", "vit-stacking"])
+# Each takes two starts.
+RESUMED = ["elastic-mean", pytest.param("vit-hetlora", marks=pytest.mark.slow), "vit-flexlora"]
+RESUMED += [pytest.param("vit-stacking", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("name", RESUMED)
 def test_a_resumed_run_has_the_same_bits(raffm_mpi_command, configs, alone, tmp_path, name):
     command = raffm_mpi_command("run", configs / f"{name}.yaml", f"output={tmp_path / 'run'}")
     for more in (["federation.num_rounds=1"], ["--resume"]):
