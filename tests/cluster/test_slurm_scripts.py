@@ -62,7 +62,7 @@ def test_every_script_runs_to_the_same_bits(cluster, submit, config, undisturbed
 
     analysis = submit("analysis", ("--mem=0",), str(tmp_path / "runs" / f"raffm-{jobs['single_node']}"))
     assert cluster.wait(analysis) == "COMPLETED", said(tmp_path)
-    assert (tmp_path / "runs" / f"raffm-{jobs['single_node']}" / "report.png").stat().st_size > 10_000
+    assert (tmp_path / "runs" / f"raffm-{jobs['single_node']}" / "report" / "report.html").stat().st_size > 100_000
 
 
 def test_a_script_whose_run_is_a_mistake_fails_with_status_2_and_its_sentence(cluster, submit, config, tmp_path):

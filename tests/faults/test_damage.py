@@ -149,7 +149,7 @@ def test_settings_that_show_in_the_result_are_refused_by_name_and_others_may_cha
 
 
 def test_every_setting_that_may_change_is_one():
-    values = load_settings(Path(__file__).parents[2] / "configs" / "demo.yaml").model_dump()
+    values = load_settings(Path(__file__).parents[2] / "configs" / "devices_small.yaml").model_dump()
     for name in MAY_CHANGE:
         value = values
         for part in name.split("."):
@@ -158,12 +158,15 @@ def test_every_setting_that_may_change_is_one():
 
 
 def test_other_examples_or_another_model_are_refused():
-    start = Start(is_new=False, attributes={"data_sha256": "d", "model_sha256": "m"})
-    check_identity(start, {"data_sha256": "d", "model_sha256": "m"})
+    own = {"data_sha256": "d", "model_sha256": "m", "devices_sha256": "v"}
+    start = Start(is_new=False, attributes=own)
+    check_identity(start, own)
     with pytest.raises(ValueError, match=r"data\.path: this is other examples"):
-        check_identity(start, {"data_sha256": "e", "model_sha256": "m"})
+        check_identity(start, {**own, "data_sha256": "e"})
     with pytest.raises(ValueError, match="model: this is another model"):
-        check_identity(start, {"data_sha256": "d", "model_sha256": "n"})
+        check_identity(start, {**own, "model_sha256": "n"})
+    with pytest.raises(ValueError, match="devices: these are other devices"):
+        check_identity(start, {**own, "devices_sha256": "w"})
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_more_rounds_than_it_had(

@@ -34,10 +34,13 @@ ATTRIBUTES_GIVEN = {
     "run_id": "4f2a",
     "devices": ["cpu"],
     "data_sha256": "cd" * 32,
+    "devices_sha256": "01" * 32,
     "model_sha256": "ef" * 32,
 }
 RANKS = [(0, "node1", "cpu", "server"), (1, "node1", "cuda:0", "client group"), (2, "nœud2", "cpu", "client group")]
-PARTITION = {"client": range(POPULATION), "num_examples": 7, "label_counts": [[3, 4]] * POPULATION}
+PARTITION = {"client": range(POPULATION), "num_examples": 7, "device": -1, "label_counts": [[3, 4]] * POPULATION}
+DEVICES = {column.name: [number + 1, number + 2] for number, column in enumerate(TABLES["devices"].columns)}
+DEVICES |= {"name": ["pi", "phone"]}
 SHA256 = "ab" * 32
 
 

@@ -249,11 +249,11 @@ def test_attributes_read_back(tmp_path):
 
 def test_tables_without_labels_or_dimensions_work(tmp_path):
     log = create(tmp_path, dimensions=[], label_names=[])
-    log.append("partition", client=[0, 1], num_examples=[5, 6], label_counts=np.zeros((2, 0), int))
+    log.append("partition", client=[0, 1], num_examples=[5, 6], device=-1, label_counts=np.zeros((2, 0), int))
     log.finish("finished")
     with open_run(tmp_path) as run:
         assert list(run.partition["num_examples"]) == [5, 6]
-        assert list(run.partition.columns) == ["client", "num_examples"]
+        assert list(run.partition.columns) == ["client", "num_examples", "device"]
 
 
 def test_a_round_of_three_clients_may_be_given_as_scalars_and_arrays(tmp_path):
@@ -400,7 +400,8 @@ def test_names_carry_their_units():
             unit = {"s": "s", "bytes": "bytes", "flops": "FLOP", "parameters": "parameters"}
             for part, value in unit.items():
                 if column.name.endswith(f"_{part}") or column.name.startswith(f"{part}_") or column.name == part:
-                    assert column.unit == value, column.name
+                    rate = column.name.endswith("_per_s")
+                    assert column.unit.endswith("/s") if rate else column.unit == value, column.name
             if column.name.startswith("num_"):
                 assert column.unit in (column.name.removeprefix("num_"), "clients"), column.name
 

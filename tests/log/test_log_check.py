@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from run_logs import (
+    DEVICES,
     PARTITION,
     SHA256,
     append_round,
@@ -34,6 +35,7 @@ def whole(tmp_path_factory) -> bytes:
     path = tmp_path_factory.mktemp("log") / "run.h5"
     log = create(path, config=f"federation: {{num_rounds: {NUM_ROUNDS}}}\n")
     log.append("partition", **PARTITION)
+    log.append("devices", **DEVICES)
     log.append("checkpoints", **rows_of("checkpoints", 0))
     write_rounds(log, 0, NUM_ROUNDS)
     log.finish("finished", SHA256)
@@ -112,6 +114,11 @@ def more(value):
     return value + 1
 
 
+def flipped(code):
+    """Dropped where it was trained, trained where it was anything else."""
+    return int(not code)
+
+
 def repeat_row(table: str, row: int):
     """An edit that adds a copy of a row."""
 
@@ -138,8 +145,11 @@ def attribute(name: str, value: str):
         (change("rounds/num_clients", 1, more), "clients has rows of .* where rounds.num_clients is"),
         (change("rounds/num_trained", 1, more), "clients has trained rows of"),
         (change("rounds/num_dropped", 1, more), "num_trained and num_dropped are not num_clients in rounds 1$"),
-        (change("clients/status", 0, lambda code: 1 - code), "clients has dropped rows of .* in rounds 0,"),
-        (change("groups/num_clients", 3, more), "groups has num_clients of .* in rounds 1, where"),
+        (
+            change("clients/status", 0, lambda code: int(not code)),
+            "clients has rows without an update of .* in rounds 0,",
+        ),
+        (change("groups/num_clients", 3, more), "groups has clients, with those of no group, of .* in rounds 1, where"),
         (change("rounds/bytes_down", 2, more), "clients has bytes_down of .* in rounds 2,"),
         (change("clients/bytes_up", 0, more), "clients has bytes_up of .* in rounds 0,"),
         (change("clients/round", 0, 77), "clients has rows of rounds that rounds lacks: 77"),
@@ -234,7 +244,7 @@ def test_a_long_log_is_checked_in_seconds(tmp_path):
     num_rounds, num_clients = 500, 1000
     log = create(tmp_path, config=f"federation: {{num_rounds: {num_rounds}}}\n")
     count = np.arange(num_clients)
-    log.append("partition", client=count, num_examples=1, label_counts=[[1, 0]] * num_clients)
+    log.append("partition", client=count, num_examples=1, device=-1, label_counts=[[1, 0]] * num_clients)
     log.append("submodels", **rows_of("submodels", 0))
     fixed = {column.name: 0 for column in TABLES["clients"].columns} | {"client": count, "status": "trained"}
     row = {column.name: 0 for column in TABLES["rounds"].columns}
