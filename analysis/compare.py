@@ -29,7 +29,7 @@ def compare(
     split: str | None = None,
     against: str | None = None,
 ) -> list[Table]:
-    """Write ``comparison.md``, ``.csv`` and ``.tex`` and the figures ``score_by_*`` into a folder; returns the tables.
+    """Write ``comparison.md``, ``comparison.tex``, a CSV file a table and figures into a folder; returns the tables.
 
     ``targets`` are scores, ``budgets`` are costs by the names of :data:`quantities.COSTS`; without them one of each is
     chosen. ``against`` is the group that ratios are to, by default the first. Raises ValueError for runs that cannot be
@@ -84,7 +84,7 @@ def outcomes(groups: Sequence[Group]) -> Table:
         {
             "group": group.name,
             "seeds": len(group.runs),
-            "score": Estimate(tuple(run.full for run in group.runs)),
+            "score": _known([run.full for run in group.runs]),
             "smallest_score": _known([run.smallest for run in group.runs]),
             "smallest_share": _known([run.share for run in group.runs]),
             **{cost: Estimate(tuple(run.spent[cost] for run in group.runs)) for cost in costs},

@@ -79,11 +79,6 @@ class Group:
     name: str
     runs: tuple[Result, ...]
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether all of them are finished."""
-        return all(run.status == "finished" for run in self.runs)
-
 
 def gather(paths: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
     """The runs that folders, logs and sweeps name, and a sentence for each point of a sweep that has no log yet."""

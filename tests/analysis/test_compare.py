@@ -143,6 +143,7 @@ def test_unfinished_runs_take_part_and_are_named(tmp_path):
     outcomes, targets, budgets = compare(paths, tmp_path / "out")
     assert "one_round is interrupted, no_rounds is running" in outcomes.caption
     assert outcomes.rows[0]["seeds"] == 3
+    assert len(outcomes.rows[0]["score"].values) == 2  # one was never evaluated
     assert not targets.rows and not budgets.frame().filter(like="score_at").size
 
 
