@@ -28,6 +28,7 @@ class Result:
     settings: Mapping[str, Any]  # dotted keys
     seed: int
     status: str
+    task: str
     metric: str
     split: str
     curve: pd.DataFrame  # scores of the full model with what they had cost, see quantities.scores
@@ -48,6 +49,7 @@ class Result:
                 settings=dict(flat(run.config)),
                 seed=int(run.config["seed"]),
                 status=run.status,
+                task=str(run.attributes["task"]),
                 metric=run.main_metric,
                 split=own,
                 curve=curve,
@@ -81,35 +83,46 @@ class Group:
 
 
 def gather(paths: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
-    """The runs that folders, logs and sweeps name, and a sentence for each point of a sweep that has no log yet."""
-    found: list[Path] = []
+    """The runs that folders, logs and sweeps name, and a sentence for each point of a sweep that has no log yet.
+
+    A log that is named twice, as its folder and as its file, is one run. Raises ValueError for a sweep whose table does
+    not say where its runs are.
+    """
+    found: dict[Path, Path] = {}  # by the log itself
     missing = []
     for path in map(Path, paths):
-        if (path / SWEEP).is_file():
-            with (path / SWEEP).open(encoding="utf-8", newline="") as file:
-                points = [path / row["run"] for row in csv.DictReader(file)]
-            found += [point for point in points if log_file(point).exists()]
-            missing += [f"'{point}' has no log yet and is left out" for point in points if not log_file(point).exists()]
-        else:
-            found.append(path)
-    return list(dict.fromkeys(found)), missing
+        is_sweep = (path / SWEEP).is_file()
+        for run in _points(path) if is_sweep else [path]:
+            if is_sweep and not log_file(run).exists():
+                missing.append(f"'{run}' has no log yet and is left out")
+            else:
+                found.setdefault(log_file(run).resolve(), run)
+    return list(found.values()), missing
+
+
+def _points(sweep: Path) -> list[Path]:
+    """The folders of a sweep's runs."""
+    with (sweep / SWEEP).open(encoding="utf-8", newline="") as file:
+        table = csv.DictReader(file)
+        columns = list(table.fieldnames or ())
+        if "run" not in columns:
+            raise ValueError(f"'{sweep / SWEEP}' has no column 'run'; its columns are: {', '.join(columns) or 'none'}")
+        return [sweep / row["run"] for row in table]
 
 
 def read(paths: Sequence[str | Path], split: str | None = None) -> list[Group]:
     """The groups of the runs at some paths, in order of appearance.
 
-    Raises ValueError for a path without a log, for runs of different metrics, and for the same seed twice in a group.
+    Raises ValueError for a path without a log, for runs of different tasks or metrics, for a split on which no run has
+    a score, and for the same seed twice in a group.
     """
     results = [Result.of(path, split) for path in paths]
     if not results:
         raise ValueError("there is no run to compare")
-    first = results[0]
-    for other in results:
-        if (other.metric, other.split) != (first.metric, first.split):
-            raise ValueError(
-                f"'{other.path}' has {other.metric} on {other.split}, '{first.path}' {first.metric} on {first.split}: "
-                "they cannot be compared"
-            )
+    if split and all(result.curve.empty for result in results):
+        raise ValueError(f"no run has a score on {split}")
+    for other in results[1:]:
+        _check_alike(results[0], other)
     groups: dict[tuple[tuple[str, str], ...], list[Result]] = {}
     for result in results:
         own = tuple((key, repr(value)) for key, value in sorted(result.settings.items()))
@@ -127,6 +140,17 @@ def read(paths: Sequence[str | Path], split: str | None = None) -> list[Group]:
     ]
 
 
+def _check_alike(first: Result, other: Result) -> None:
+    """Raises ValueError for two runs of which no score can stand beside the other's."""
+    if other.task != first.task:
+        raise ValueError(f"'{other.path}' learns {other.task}, '{first.path}' {first.task}: they cannot be compared")
+    if (other.metric, other.split) != (first.metric, first.split):
+        raise ValueError(
+            f"'{other.path}' has {other.metric} on {other.split}, '{first.path}' {first.metric} on {first.split}: "
+            "they cannot be compared"
+        )
+
+
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of nested settings, but for those in which runs of one group may differ."""
     for key, value in settings.items():
@@ -138,14 +162,20 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A name for each group: its method, where there are several, and what it differs in from others of the method."""
+    """A name for each group: its method, where there are several, and whatever else sets it apart.
+
+    Settings of a method are compared among groups of that method, all others among all groups.
+    """
     methods = [one.get("method.name") for one in settings]
+    keys = [key for key in dict.fromkeys(key for one in settings for key in one) if key != "method.name"]
     names = []
     for own, method in zip(settings, methods, strict=True):
         alike = [one for one, other in zip(settings, methods, strict=True) if other == method]
-        keys = [key for key in dict.fromkeys(key for one in alike for key in one) if key != "method.name"]
-        differing = [key for key in keys if len({repr(one.get(key, _ABSENT)) for one in alike}) > 1 and key in own]
-        parts = [str(method)] * (len(set(methods)) > 1) + [f"{key}={own[key]}" for key in differing]
+        parts = [str(method)] * (len(set(methods)) > 1)
+        for key in keys:
+            others = alike if key.startswith("method.") else settings
+            if key in own and len({repr(one.get(key, _ABSENT)) for one in others}) > 1:
+                parts.append(f"{key}={own[key]}")
         names.append(", ".join(parts) or str(method))
     return names
 

@@ -10,7 +10,10 @@ import numpy as np
 
 from raffm_mpi.analysis.quantities import COSTS, costs, main_split, scores
 from raffm_mpi.analysis.style import words
+from raffm_mpi.analysis.tables import line
 from raffm_mpi.log import Run, open_run
+
+_ROUND = ("train_loss", "bytes_down", "bytes_up")  # by which two rounds are told apart
 
 
 def difference(one: str | Path, other: str | Path) -> str:
@@ -21,10 +24,10 @@ def difference(one: str | Path, other: str | Path) -> str:
             "Origin": _differing(dict(_origin(first)), dict(_origin(second))),
             "Outcome": _beside(dict(_outcome(first)), dict(_outcome(second))),
         }
-        heads = f"| | {one} | {other} |\n|---|---|---|"
+        heads = f"{line(['', str(one), str(other)])}\n|---|---|---|"
         parts = []
         for title, rows in sections.items():
-            lines = [f"| {name} | {left} | {right} |" for name, left, right in rows]
+            lines = [line(row) for row in rows]
             parts.append("\n".join([f"**{title}**", "", *([heads, *lines] if lines else ["The same."])]))
         parts.append(_same_until(first, second))
     return "\n\n".join(parts) + "\n"
@@ -69,7 +72,11 @@ def _outcome(run: Run) -> Iterator[tuple[str, str]]:
 def _same_until(first: Run, second: Run) -> str:
     """Up to which round the two runs have the same losses and the same models."""
     rounds = first.rounds.merge(second.rounds, on="round", suffixes=("", "_other"))
-    same = (rounds["train_loss"] == rounds["train_loss_other"]) & (rounds["bytes_down"] == rounds["bytes_down_other"])
+    if rounds.empty:
+        return "They have no round in common."
+    left, right = ({name: rounds[f"{name}{end}"] for name in _ROUND} for end in ("", "_other"))
+    # A round in which no client trained has no loss, which is the same as no loss.
+    same = np.all([(left[name] == right[name]) | (left[name].isna() & right[name].isna()) for name in _ROUND], axis=0)
     models = first.checkpoints.merge(second.checkpoints, on="round", suffixes=("", "_other"))
     unlike = models.loc[models["model_sha256"] != models["model_sha256_other"], "round"]
     differing = [*rounds.loc[~same, "round"], *unlike]

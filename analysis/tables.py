@@ -11,6 +11,10 @@ import pandas as pd
 from scipy import stats
 
 CONFIDENCE = 0.95
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,42 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """How many times one sum is another, of matched seeds: the ratio of the means, and the range of the seeds' own.
+
+    >>> ratio = Ratio((2.0, 6.0), (2.0, 2.0))
+    >>> ratio.mean, ratio.low, ratio.high
+    (2.0, 1.0, 3.0)
+    """
+
+    ones: tuple[float, ...]
+    others: tuple[float, ...]  # more than 0
+
+    @property
+    def mean(self) -> float:
+        """Ratio of the means; not a number without any."""
+        return float(np.mean(self.ones) / np.mean(self.others)) if self.ones else math.nan
+
+    @property
+    def low(self) -> float:
+        """The least ratio of a seed."""
+        return float(np.min(np.divide(self.ones, self.others))) if self.ones else math.nan
+
+    @property
+    def high(self) -> float:
+        """The greatest ratio of a seed."""
+        return float(np.max(np.divide(self.ones, self.others))) if self.ones else math.nan
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A value for programs, and the text that people read for it."""
+
+    value: str | int | float
+    text: str
+
+
+@dataclass(frozen=True)
 class Column:
     """A column: its name in programs, its head for people, and how its numbers are shown there."""
 
@@ -48,7 +88,7 @@ class Column:
     digits: int = 2
 
 
-Cell = str | int | Estimate
+Cell = str | int | Estimate | Ratio | Shown
 
 
 @dataclass(frozen=True)
@@ -63,8 +103,8 @@ class Table:
     def markdown(self) -> str:
         """The table with its caption."""
         heads = [column.head for column in self.columns]
-        lines = [f"**{self.caption}**", "", _line(heads), "|" + "---|" * len(heads)]
-        lines += [_line([cell.replace("|", "\\|") for cell in row]) for row in self._shown()]
+        lines = [f"**{self.caption}**", "", line(heads), "|" + "---|" * len(heads)]
+        lines += [line(row) for row in self._shown()]
         return "\n".join(lines) + "\n"
 
     def latex(self) -> str:
@@ -81,7 +121,11 @@ class Table:
         return str(text).replace("±", r"$\pm$").replace("–", "--")
 
     def frame(self) -> pd.DataFrame:
-        """Numbers in their units: an estimate is three columns, its mean, half its interval, and its seeds."""
+        """Numbers in their units, for programs.
+
+        An estimate is three columns: its mean, half its interval (``_interval``) and its number of seeds (``_seeds``);
+        a ratio is four: itself, its range (``_low``, ``_high``) and ``_seeds``. A table without rows has its heads.
+        """
         rows = []
         for row in self.rows:
             cells: dict[str, str | int | float] = {}
@@ -90,30 +134,39 @@ class Table:
                 if isinstance(cell, Estimate):
                     cells |= {column.name: cell.mean, f"{column.name}_interval": cell.half}
                     cells[f"{column.name}_seeds"] = len(cell.values)
+                elif isinstance(cell, Ratio):
+                    cells |= {column.name: cell.mean, f"{column.name}_low": cell.low, f"{column.name}_high": cell.high}
+                    cells[f"{column.name}_seeds"] = len(cell.ones)
+                elif isinstance(cell, Shown):
+                    cells[column.name] = cell.value
                 else:
                     cells[column.name] = cell
             rows.append(cells)
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[column.name for column in self.columns])
 
     def _shown(self) -> list[list[str]]:
         return [[_show(row[column.name], column) for column in self.columns] for row in self.rows]
 
 
 def _show(cell: Cell, column: Column) -> str:
-    if not isinstance(cell, Estimate):
+    if isinstance(cell, Shown):
+        return cell.text
+    if not isinstance(cell, Estimate | Ratio):
         return f"{cell:,}" if isinstance(cell, int) else cell
     if math.isnan(cell.mean):
         return "–"
+    if isinstance(cell, Ratio):
+        shown = f"{cell.mean:.{column.digits}f}"
+        return shown if len(cell.ones) < 2 else f"{shown} ({cell.low:.{column.digits}f}–{cell.high:.{column.digits}f})"
     mean, half = cell.mean * column.scale, cell.half * column.scale
     shown = f"{mean:,.{column.digits}f}"
     return shown if math.isnan(half) else f"{shown} ± {half:,.{column.digits}f}"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def line(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _escaped(text: str) -> str:
-    for character in "\\&%$#_{}":
-        text = text.replace(character, "\\" + character if character != "\\" else r"\textbackslash ")
-    return text
+    return text.translate(_LATEX)

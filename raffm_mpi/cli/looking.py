@@ -96,13 +96,13 @@ def tensorboard(
     print(f"tensorboard --logdir {folder}")
 
 
-def _budgets(words: Iterable[str]) -> dict[str, float]:
+def _budgets(words: Iterable[str]) -> list[tuple[str, float]]:
     """Costs and their budgets; raises ValueError for a word that is not of the form bytes=1e9."""
-    found = {}
+    found = []
     for word in words:
         name, equals, text = word.partition("=")
         try:
-            found[name] = float(text)
+            found.append((name, float(text)))
         except ValueError:
             equals = ""
         if not equals:

@@ -89,31 +89,40 @@ def test_costs_to_a_target_and_ratios_by_hand(runs, tmp_path):
     assert table.loc["fedavg", "num_rounds"] == pytest.approx(np.mean(rounds))
     assert table.loc["raffm", "num_rounds"] == pytest.approx(np.mean(better))
     assert table.loc["raffm", "bytes"] == pytest.approx(3000 * np.mean(better))
-    assert table.loc["raffm", "bytes_ratio"] == pytest.approx(np.mean(np.divide(rounds, better)))
+    assert table.loc["raffm", "bytes_ratio"] == pytest.approx(np.sum(rounds) / np.sum(better))
+    assert table.loc["raffm", ["bytes_ratio_low", "bytes_ratio_high"]].tolist() == pytest.approx(
+        [min(np.divide(rounds, better)), max(np.divide(rounds, better))]
+    )
     assert table.loc["fedavg", "bytes_ratio"] == 1
     against = compare(runs, tmp_path, targets=[target], against="raffm")[1].frame().set_index("group")
-    assert against.loc["fedavg", "bytes_ratio"] == pytest.approx(np.mean(np.divide(better, rounds)))
+    assert against.loc["fedavg", "bytes_ratio"] == pytest.approx(np.sum(better) / np.sum(rounds))
 
 
 def test_seeds_that_miss_a_target_are_counted_and_leave_the_mean_alone(runs, tmp_path):
-    table = compare(runs, tmp_path, targets=[0.9, 0.99])[1].frame()
-    assert table["reached"].tolist() == ["1 of 3", "3 of 3", "0 of 3", "0 of 3"]
+    targets = compare(runs, tmp_path, targets=[0.9, 0.99])[1]
+    table = targets.frame()
+    assert [row["reached"].text for row in targets.rows] == ["1 of 3", "3 of 3", "0 of 3", "0 of 3"]
+    assert table["reached"].tolist() == [1, 3, 0, 0]
     assert table["num_rounds"].iloc[0] == math.ceil(0.8 / 0.05 - 1e-9)
     assert math.isnan(table["num_rounds"].iloc[2])
 
 
 def test_a_budget_buys_the_last_score_within_it(runs, tmp_path):
-    table = compare(runs, tmp_path, budgets={"bytes": 3000 * 7.5, "virtual_s": 5})[2].frame().set_index("group")
-    expected = np.mean([global_accuracy(6, "validation") + gain for gain in GAINS])
-    assert table.loc["fedavg", "score_at_bytes"] == pytest.approx(expected)
-    assert math.isnan(table.loc["fedavg", "score_at_virtual_s"])  # the first round ends after 10 s
+    budgets = [("bytes", 3000 * 7.5), ("bytes", 3000 * 2), ("virtual_s", 5)]
+    table = compare(runs, tmp_path, budgets=budgets)[2].frame().set_index(["group", "cost", "budget"])["score"]
+    for budget, round_ in ((3000 * 7.5, 6), (3000 * 2, 1)):
+        expected = np.mean([global_accuracy(round_, "validation") + gain for gain in GAINS])
+        assert table["fedavg", "bytes", budget] == pytest.approx(expected)
+    assert math.isnan(table["fedavg", "virtual_s", 5])  # the first round ends after 10 s
 
 
 def test_defaults_are_what_every_run_reaches_and_has_spent(runs, tmp_path):
     _, targets, budgets = compare(runs, tmp_path)
-    assert {row["target"] for row in targets.rows} == {"86 %"}  # 0.9 - 0.8 / 20 = 0.86 is the worst run's best
-    assert all(row["reached"] == "3 of 3" for row in targets.rows)
-    assert len(budgets.columns) == 5
+    assert {row["target"].text for row in targets.rows} == {"86 %"}  # 0.9 - 0.8 / 20 = 0.86 is the worst run's best
+    assert all(row["reached"].text == "3 of 3" for row in targets.rows)
+    assert "The target is the best that every run reaches." in targets.caption
+    assert set(budgets.frame()["cost"]) == {"virtual_s", "bytes", "flops", "energy_j"}
+    assert "The budgets are the most that every run had spent" in budgets.caption
     assert "NaN" not in budgets.frame().to_string()
 
 
@@ -130,7 +139,7 @@ def test_one_seed_has_no_interval_and_another_metric_is_not_in_per_cent(tmp_path
     outcomes, targets, _ = compare([path], tmp_path / "out")
     assert "±" not in outcomes.markdown().split("\n\n", 1)[1]
     assert "full model, perplexity on validation |" in outcomes.markdown()
-    assert targets.rows[0]["reached"] == "1 of 1"  # lower is better: the best is the first
+    assert targets.rows[0]["reached"].text == "1 of 1"  # lower is better: the best is the first
     assert targets.frame()["num_rounds"].tolist() == [1.0]
     at_most = compare([path], tmp_path / "out", targets=[0.5])[1].frame()
     assert at_most["num_rounds"].tolist() == [1.0]  # 0.1 is as good as 0.5; 0.5 itself comes later
@@ -141,10 +150,17 @@ def test_unfinished_runs_take_part_and_are_named(tmp_path):
         write_run(tmp_path / kind, kind, seed=seed) for seed, kind in enumerate(("full", "one_round", "no_rounds"))
     ]
     outcomes, targets, budgets = compare(paths, tmp_path / "out")
-    assert "one_round is interrupted, no_rounds is running" in outcomes.caption
-    assert outcomes.rows[0]["seeds"] == 3
+    assert "Not finished: raffm with seed 1 is interrupted; raffm with seed 2 is running." in outcomes.caption
+    assert "Without a score, and not in its mean: raffm with seed 2." in outcomes.caption
     assert len(outcomes.rows[0]["score"].values) == 2  # one was never evaluated
-    assert not targets.rows and not budgets.frame().filter(like="score_at").size
+    row = outcomes.frame().iloc[0]
+    assert (row["seeds"], row["score_seeds"]) == (3, 2)
+    assert row["score"] == pytest.approx((global_accuracy(19, "validation") + global_accuracy(0, "validation")) / 2)
+    assert not targets.rows and not budgets.rows
+    assert "No target: a run has no score." in targets.caption
+    assert "No budget: a run has no score." in budgets.caption
+    for table in (targets, budgets):
+        assert pd.read_csv(tmp_path / "out" / f"{table.name}.csv").columns[0] == "group"
 
 
 def test_latex_has_booktabs_rules_and_escapes_what_is_special():
