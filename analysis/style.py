@@ -67,7 +67,7 @@ def look(number: int) -> dict[str, Any]:
     """Colour, dashes and marker of the line of that number."""
     return {
         "color": PALETTE[number % len(PALETTE)],
-        "linestyle": DASHES[number % len(DASHES)],
+        "linestyle": DASHES[(number + number // len(PALETTE)) % len(DASHES)],  # other dashes from the ninth on
         "marker": MARKERS[number % len(MARKERS)],
     }
 

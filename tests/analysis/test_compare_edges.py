@@ -14,7 +14,7 @@ from matplotlib.transforms import Bbox
 from raffm_mpi.analysis.compare import compare, default_targets, draw
 from raffm_mpi.analysis.comparison import Group, gather, read
 from raffm_mpi.analysis.difference import difference
-from raffm_mpi.analysis.style import STYLE
+from raffm_mpi.analysis.style import STYLE, look
 from raffm_mpi.analysis.tables import Column, Ratio, Shown, Table
 from raffm_mpi.log import RunLog
 
@@ -167,3 +167,8 @@ def test_runs_without_a_round_in_common_are_said_to_be(tmp_path):
     one, other = write_run(tmp_path / "a", "one_round"), write_run(tmp_path / "b", "no_rounds", data={"path": "a|b"})
     assert last_line(one, other) == "They have no round in common."
     assert r"| data.path | cifar10 | a\|b |" in difference(one, other)
+
+
+def test_sixty_groups_look_different():
+    looks = [tuple(map(str, look(number).values())) for number in range(60)]
+    assert len(set(looks)) == 60
