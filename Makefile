@@ -48,7 +48,7 @@ demo: $(READY) ## train a small federation on three ranks, then write its report
 	$(BIN)/raffm-mpi report runs/demo
 
 # Most of these tests' time is waiting for processes, so two rooms at a time take little longer than one.
-PROCESSES := tests/doctor tests/faults tests/launch tests/planning
+PROCESSES := tests/doctor tests/faults tests/launch tests/forecast
 
 test: $(READY) ## run the tests but for those that need a cluster or take minutes
 	@$(MAKE) --no-print-directory -j2 test-rest test-processes

@@ -24,11 +24,11 @@ from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import FULL, Selection
 from raffm_mpi.elastic.submodel import Shell, extract
 from raffm_mpi.elastic.table import ModelLayout
-from raffm_mpi.evaluation import evaluate, score_split
 from raffm_mpi.federation.experiment import look
-from raffm_mpi.metrics import metrics_of
-from raffm_mpi.model import load_model
-from raffm_mpi.training import Device
+from raffm_mpi.learning.evaluation import evaluate, score_split
+from raffm_mpi.learning.model import load_model
+from raffm_mpi.learning.training import Device
+from raffm_mpi.tasks.metrics import metrics_of
 
 SHARES = (0.75, 0.5, 0.25)
 

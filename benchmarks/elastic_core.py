@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from raffm_mpi.aggregation import ExactSum, apply_update
+from raffm_mpi.aggregation.exact import ExactSum, apply_update
 from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import union, within
 from raffm_mpi.elastic.packing import pack

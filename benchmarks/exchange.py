@@ -19,7 +19,7 @@ def measure(num_parameters: int) -> None:
     import numpy as np
     from mpi4py import MPI
 
-    from raffm_mpi.federation.transport import Transport
+    from raffm_mpi.exchange.transport import Transport
 
     transport, world = Transport(), MPI.COMM_WORLD
     model = np.ones(num_parameters, np.float32)

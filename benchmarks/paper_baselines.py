@@ -27,9 +27,9 @@ from raffm_mpi.config import Settings
 from raffm_mpi.devices import read_profiles
 from raffm_mpi.elastic.labels import FULL
 from raffm_mpi.federation.experiment import look
+from raffm_mpi.forecast.sketch import sketch
+from raffm_mpi.learning.training import examples_seen
 from raffm_mpi.log import GLOBAL_MODEL, open_run
-from raffm_mpi.planning.sketch import sketch
-from raffm_mpi.training import examples_seen
 
 WHOLE = "Full model (FedAvg)"
 SLOWEST = "raspberry_pi_4"  # of the population

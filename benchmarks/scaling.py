@@ -24,9 +24,9 @@ from ranks import ENVIRONMENT, mpirun
 from ranks import run as run_on
 
 from raffm_mpi.config import PartitionSettings, Settings, load_settings
-from raffm_mpi.planning.calibration import Calibration
-from raffm_mpi.planning.predict import Cluster, derive_round, makespan_s, predict, volume
-from raffm_mpi.planning.sketch import sketch
+from raffm_mpi.forecast.calibration import Calibration
+from raffm_mpi.forecast.needs import Cluster, derive_round, makespan_s, predict, volume
+from raffm_mpi.forecast.sketch import sketch
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 LITTLE_ELSE = ["evaluation.every=1000", "evaluation.submodels=never", "evaluation.personal=false"]
@@ -116,11 +116,11 @@ def predicted_against_measured(data: str, repeats: int, names: list[str]) -> Non
 
 def counted(folder: str, config: str) -> None:
     """On every rank: a run whose collectives are counted, round by round."""
-    from raffm_mpi.federation import transport as module
+    from raffm_mpi.cli.displays import make_display
+    from raffm_mpi.exchange import transport as module
     from raffm_mpi.federation.client_group import ClientGroup
     from raffm_mpi.federation.run import run
     from raffm_mpi.federation.server import Server
-    from raffm_mpi.progress import make_display
 
     messages, moved = [0], []
     chunks = module._chunks

@@ -82,10 +82,10 @@ def run_missing(runs: Mapping[Path, Mapping[str, Any]]) -> None:
 
 
 def on_every_rank(configs: Sequence[str]) -> None:
+    from raffm_mpi.cli.displays import make_display
     from raffm_mpi.config import load_settings
+    from raffm_mpi.exchange.transport import Transport
     from raffm_mpi.federation.run import run as run_federation
-    from raffm_mpi.federation.transport import Transport
-    from raffm_mpi.progress import make_display
 
     transport = Transport()
     for config in configs:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from raffm_mpi.aggregation import ExactSum, apply_update, flaw
+from raffm_mpi.aggregation.exact import ExactSum, apply_update, flaw
 from raffm_mpi.api.adapters import load_adapted, save_adapted
 from raffm_mpi.api.spaces import ArcConfig, default_config, load_elastic_config, read_arc, read_space, write_arc
 from raffm_mpi.api.submodels import ORDER, SUBMODEL, cut
@@ -100,8 +100,9 @@ class RaFFM:
         """Average trained sub-models into the model, each entry over the sub-models that hold it.
 
         ``local_models`` are sub-models of this model or copies of it; ``weights`` their numbers of examples (all alike
-        if left out). Entries that no sub-model holds keep their bits. The sum is exact (:mod:`raffm_mpi.aggregation`),
-        so the order of the sub-models does not show. Raises ValueError naming the sub-model that does not fit.
+        if left out). Entries that no sub-model holds keep their bits. The sum is exact
+        (:mod:`raffm_mpi.aggregation.exact`), so the order of the sub-models does not show. Raises ValueError naming the
+        sub-model that does not fit.
         """
         weights = _checked_weights(weights, len(local_models))
         layout = self._averaged()

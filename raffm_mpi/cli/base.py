@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from raffm_mpi.federation.say import say
+from raffm_mpi.messages import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from raffm_mpi.federation.transport import Transport
+    from raffm_mpi.exchange.transport import Transport
 
 MISTAKE = 2
 
@@ -29,7 +29,7 @@ app = typer.Typer(
 @contextmanager
 def all_ranks() -> Iterator[Transport]:
     """The ranks of this job for what a command does with them, and how every one of them ends after it."""
-    from raffm_mpi.federation.transport import Transport, UserMistake
+    from raffm_mpi.exchange.transport import Transport, UserMistake
 
     try:
         transport = Transport()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raffm_mpi.cli.base import MISTAKE, all_ranks, app, exit_on_mistake, prepare_libraries, say_mistake
-from raffm_mpi.federation.say import say
+from raffm_mpi.messages import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from submitit import Job
 
     from raffm_mpi.devices import Profile
-    from raffm_mpi.federation.transport import Transport
+    from raffm_mpi.exchange.transport import Transport
     from raffm_mpi.launch.jobs import RunResult
 
 
@@ -29,12 +29,12 @@ def doctor(
 
     Exit status: 0 nothing fails, 1 something does, 2 a mistake of yours.
     """
+    from raffm_mpi.cli.displays import print_findings
     from raffm_mpi.doctor.examine import examine
     from raffm_mpi.doctor.exchange import join, speaks
     from raffm_mpi.doctor.intent import load_intent
-    from raffm_mpi.federation.interruptions import Interruption
-    from raffm_mpi.federation.transport import UserMistake
-    from raffm_mpi.progress import print_findings
+    from raffm_mpi.exchange.interruptions import Interruption
+    from raffm_mpi.exchange.transport import UserMistake
 
     given = [*([config] if config else []), *(overrides or [])]
     path = given.pop(0) if given and ("=" not in given[0] or Path(given[0]).exists()) else None
@@ -72,10 +72,10 @@ def plan(
     try:
         settings = load_settings(config, overrides)
         prepare_libraries(settings.compute.threads_per_group)
-        from raffm_mpi.planning.calibration import Calibration
-        from raffm_mpi.planning.predict import Cluster, predict
-        from raffm_mpi.planning.sketch import sketch
-        from raffm_mpi.planning.table import lines
+        from raffm_mpi.forecast.calibration import Calibration
+        from raffm_mpi.forecast.lines import lines
+        from raffm_mpi.forecast.needs import Cluster, predict
+        from raffm_mpi.forecast.sketch import sketch
 
         cluster = Cluster(nodes, gpus_per_node)
         measured = Calibration.read(calibration) if calibration else None
@@ -107,7 +107,7 @@ def calibrate(
         prepare_libraries(settings.compute.threads_per_group)
         from raffm_mpi.devices import write_profile
         from raffm_mpi.federation.experiment import look
-        from raffm_mpi.planning.calibrate import calibrate as measure
+        from raffm_mpi.forecast.calibrate import calibrate as measure
 
         looked = transport.together(lambda: look(settings) if transport.rank == 0 else None)
         found = measure(settings, transport, looked)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from raffm_mpi.cli.base import app, exit_on_mistake
-from raffm_mpi.federation.say import say
+from raffm_mpi.messages import say
 
 
 @app.command()

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raffm_mpi.cli.base import all_ranks, app, exit_on_mistake, prepare_libraries
-from raffm_mpi.federation.say import MET, say
+from raffm_mpi.messages import MET, say
 
 if TYPE_CHECKING:
     from raffm_mpi.config import Settings
+    from raffm_mpi.exchange.transport import Transport
     from raffm_mpi.federation.run import FirstLook
-    from raffm_mpi.federation.transport import Transport
 
 
 @app.command()
@@ -31,7 +31,7 @@ def run(
     anything else.
     """
     from raffm_mpi.config import load_settings
-    from raffm_mpi.federation.interruptions import Interruption, RankSilent, RanksLost, ServerLost
+    from raffm_mpi.exchange.interruptions import Interruption, RankSilent, RanksLost, ServerLost
 
     with all_ranks() as transport:
         if supervised and transport.rank == 0:
@@ -41,8 +41,8 @@ def run(
             settings = transport.together(lambda: load_settings(config, given))
             prepare_libraries(settings.compute.threads_per_group)
             first = transport.together(lambda: _look_first(settings, transport, overwrite))
+            from raffm_mpi.cli.displays import make_display, print_summary
             from raffm_mpi.federation.run import run as run_federation
-            from raffm_mpi.progress import make_display, print_summary
 
             run_federation(settings, transport, make_display, overwrite, first)
             if transport.rank == 0:
@@ -70,7 +70,7 @@ def supervise(
     It stops at the next client on SIGUSR1, SIGUSR2, SIGTERM and SIGINT. Exit status as that of run.
     """
     from raffm_mpi.config import load_settings
-    from raffm_mpi.federation.interruptions import RESUMABLE
+    from raffm_mpi.exchange.interruptions import RESUMABLE
     from raffm_mpi.launch.jobs import Federation
     from raffm_mpi.launch.supervise import requeue
 
@@ -109,8 +109,8 @@ def verify(
 
     Exit status: 0 all is well, 1 it is not, 2 a mistake of yours.
     """
+    from raffm_mpi.exchange.transport import Transport
     from raffm_mpi.federation import verify as verification
-    from raffm_mpi.federation.transport import Transport
 
     try:
         rounds = verification.parse_rounds(replay) if replay else None

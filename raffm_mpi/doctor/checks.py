@@ -7,7 +7,7 @@ from pathlib import Path
 
 from raffm_mpi.doctor.facts import Facts, MPILibrary
 from raffm_mpi.doctor.findings import Finding, fail, listed, ok, warn
-from raffm_mpi.federation import transport
+from raffm_mpi.exchange import transport
 
 ULFM = "mpirun --with-ft ulfm"
 DETECTOR = " ".join(f"--mca {name} {value}" for name, value in transport.DETECTOR.items())

@@ -15,7 +15,7 @@ from raffm_mpi.doctor.findings import Finding, exit_status, fail, listed, ok
 from raffm_mpi.doctor.folder import Folder, try_folder
 from raffm_mpi.doctor.intent import Intent
 from raffm_mpi.doctor.launcher import srun_plugins
-from raffm_mpi.federation.transport import CHUNK_BYTES
+from raffm_mpi.exchange.transport import CHUNK_BYTES
 from raffm_mpi.log.reader import sentence
 
 _NUM_VALUES = 3 * CHUNK_BYTES // 8 + 5  # of the transfer that is tried: some chunks and a part of one
@@ -72,7 +72,7 @@ def _num_parameters(intent: Intent) -> int:
     from transformers import AutoModel
 
     from raffm_mpi.data import Columns, DataInfo
-    from raffm_mpi.model import load_config
+    from raffm_mpi.learning.model import load_config
 
     config = load_config(intent.settings.model, DataInfo("causal_lm", Columns(), (), ()))  # a head counts for little
     with torch.device("meta"):

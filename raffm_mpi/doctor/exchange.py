@@ -15,8 +15,8 @@ import numpy as np
 
 from raffm_mpi.doctor.findings import Finding, fail
 from raffm_mpi.doctor.launcher import Launcher
-from raffm_mpi.federation.say import say
-from raffm_mpi.federation.transport import Transport, UserMistake
+from raffm_mpi.exchange.transport import Transport, UserMistake
+from raffm_mpi.messages import say
 
 T = TypeVar("T")
 

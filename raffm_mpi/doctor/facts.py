@@ -15,8 +15,8 @@ from raffm_mpi.doctor.gpus import GPUs, look_for_gpus
 from raffm_mpi.doctor.intent import Intent
 from raffm_mpi.doctor.launcher import Launcher
 from raffm_mpi.doctor.sources import Sources, look_for_sources
-from raffm_mpi.federation.probe import describe_mpi
-from raffm_mpi.federation.transport import Transport, finds_lost_nodes
+from raffm_mpi.exchange.probe import describe_mpi
+from raffm_mpi.exchange.transport import Transport, finds_lost_nodes
 
 LIBRARIES = ("torch", "transformers", "datasets", "h5py", "numpy", "mpi4py", "safetensors")
 

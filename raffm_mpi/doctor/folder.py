@@ -22,7 +22,7 @@ from typing import Any
 
 from raffm_mpi.doctor.exchange import Exchange
 from raffm_mpi.doctor.findings import listed
-from raffm_mpi.federation.probe import apart_from_the_job
+from raffm_mpi.exchange.probe import apart_from_the_job
 
 HELD, FREE, NO_LOCKS, MISSING = "held", "free", "no locks", "missing"  # what another process finds
 _VALUE = 42

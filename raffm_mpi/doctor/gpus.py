@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raffm_mpi.config import ComputeSettings
-from raffm_mpi.federation.probe import echo
+from raffm_mpi.exchange.probe import echo
 
 _MOST = 16  # GPUs that a rank names
 

@@ -8,7 +8,7 @@ from raffm_mpi.config import ComputeSettings
 from raffm_mpi.doctor.facts import Facts
 from raffm_mpi.doctor.findings import Finding, fail, listed, ok, warn
 from raffm_mpi.doctor.folder import FREE, HELD, MISSING, NO_LOCKS, Folder
-from raffm_mpi.federation.probe import RIGHT
+from raffm_mpi.exchange.probe import RIGHT
 
 OLDEST_HDF5 = (1, 10, 7)  # of those that can be told not to lock
 _LITTLE_BYTES = 10**9

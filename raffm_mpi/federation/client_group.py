@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from raffm_mpi.aggregation import flaw
+from raffm_mpi.aggregation.exact import flaw
 from raffm_mpi.elastic.labels import DENSE, DENSITY, Tensors, is_kept, within
 from raffm_mpi.elastic.packing import Packed, allocate, moved
 from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.elastic.table import ModelLayout
-from raffm_mpi.evaluation import evaluate
+from raffm_mpi.exchange.interruptions import Dismissed, RanksLost
+from raffm_mpi.exchange.presence import Phase
+from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.experiment import Experiment, during
-from raffm_mpi.federation.interruptions import Dismissed, RanksLost
 from raffm_mpi.federation.plan import SPLITS, Action, Plan, Round
-from raffm_mpi.federation.presence import Phase
 from raffm_mpi.federation.tally import CLIENT_REPORT, Tally
-from raffm_mpi.federation.transport import Transport
-from raffm_mpi.objective import NestedObjective, Objective
+from raffm_mpi.learning.evaluation import evaluate
+from raffm_mpi.learning.objective import NestedObjective, Objective
+from raffm_mpi.learning.training import TrainingFault, TrainingResult, is_out_of_memory, train
 from raffm_mpi.seeds import generator
-from raffm_mpi.training import TrainingFault, TrainingResult, is_out_of_memory, train
 
 _NOTHING = TrainingResult(0, 0.0, 0.0, 0.0, 0.0)
 _OUT_OF_MEMORY = "its sub-model ran out of memory"

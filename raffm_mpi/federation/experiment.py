@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from raffm_mpi import data
-from raffm_mpi.aggregators import Aggregator, make_aggregator
+from raffm_mpi.aggregation import Aggregator, make_aggregator
 from raffm_mpi.config import ComputeSettings, Settings
 from raffm_mpi.devices import Fleet, make_fleet
 from raffm_mpi.elastic.adapters import whole_layout
@@ -24,16 +24,16 @@ from raffm_mpi.elastic.cost import Lengths
 from raffm_mpi.elastic.labels import Selection, Tensors
 from raffm_mpi.elastic.submodel import ElasticModel
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.exchange.interruptions import Interruption
+from raffm_mpi.exchange.probe import RIGHT, echo
+from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.frozen import check_alike, put_in_order
-from raffm_mpi.federation.interruptions import Interruption
 from raffm_mpi.federation.prices import Limits, Prices
-from raffm_mpi.federation.probe import RIGHT, echo
-from raffm_mpi.federation.transport import Transport
+from raffm_mpi.learning.model import inputs_of, load_config, load_model, sha256, structure
+from raffm_mpi.learning.training import Device, examples_seen
 from raffm_mpi.methods import Method, check_method, make_method, prepare_model
 from raffm_mpi.methods.ranks import Ranks
-from raffm_mpi.metrics import metrics_of
-from raffm_mpi.model import inputs_of, load_config, load_model, sha256, structure
-from raffm_mpi.training import Device, examples_seen
+from raffm_mpi.tasks.metrics import metrics_of
 
 _DISTILLED = ("image_classification", "text_classification")
 

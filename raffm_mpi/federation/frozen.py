@@ -9,7 +9,7 @@ from torch import nn
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.packing import pack
 from raffm_mpi.elastic.table import ModelLayout
-from raffm_mpi.federation.transport import Transport
+from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.methods import Method
 
 

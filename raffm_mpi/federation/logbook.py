@@ -15,15 +15,15 @@ import numpy as np
 
 from raffm_mpi.config import Settings
 from raffm_mpi.devices import DEVICE_NUMBERS, Fleet
+from raffm_mpi.exchange.interruptions import RESUMABLE, Interruption
+from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.experiment import Experiment
-from raffm_mpi.federation.interruptions import RESUMABLE, Interruption
 from raffm_mpi.federation.recorder import Recorder
-from raffm_mpi.federation.resume import OWN_FILES, Start
-from raffm_mpi.federation.say import say
 from raffm_mpi.federation.state import RunState
-from raffm_mpi.federation.transport import Transport
 from raffm_mpi.log import NO_DEVICE, RunLog, open_run
 from raffm_mpi.log.tensorboard import FOLDER, EventWriter, export
+from raffm_mpi.messages import say
+from raffm_mpi.recovery.resume import OWN_FILES, Start
 
 NO_CLASSES = ("all",)  # the one column of the partition's label counts, for tasks without classes
 _LIBRARIES = ("torch", "transformers", "datasets", "numpy", "h5py", "mpi4py", "safetensors")

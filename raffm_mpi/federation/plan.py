@@ -15,8 +15,8 @@ from raffm_mpi.config import Settings
 from raffm_mpi.devices import VirtualRound, Work
 from raffm_mpi.elastic.labels import Selection, union
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.experiment import Outline
-from raffm_mpi.federation.transport import Transport
 from raffm_mpi.seeds import generator
 
 NOBODY = -1  # the group of a client that is not to be trained

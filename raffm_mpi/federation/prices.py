@@ -11,7 +11,7 @@ from raffm_mpi.devices import Fleet
 from raffm_mpi.elastic.cost import Cost, Lengths, cost, peak_training_bytes
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.table import ModelLayout
-from raffm_mpi.training import examples_seen
+from raffm_mpi.learning.training import examples_seen
 
 T = TypeVar("T")
 Sizes = tuple[int, ...]

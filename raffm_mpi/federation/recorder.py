@@ -12,15 +12,15 @@ import numpy as np
 
 from raffm_mpi.devices import VirtualRound
 from raffm_mpi.elastic.labels import FULL, Selection
-from raffm_mpi.evaluation import score_clients, score_split
-from raffm_mpi.federation.checkpoint import Checkpoint
-from raffm_mpi.federation.disk import Disk
 from raffm_mpi.federation.experiment import Experiment
 from raffm_mpi.federation.plan import NOBODY, Round
-from raffm_mpi.federation.say import say
 from raffm_mpi.federation.tally import CLIENT_REPORT, Tally
+from raffm_mpi.learning.evaluation import score_clients, score_split
+from raffm_mpi.learning.training import learning_rate
 from raffm_mpi.log import LOWER_IS_BETTER, NO_DEVICE, RunLog
-from raffm_mpi.training import learning_rate
+from raffm_mpi.messages import say
+from raffm_mpi.recovery.checkpoint import Checkpoint
+from raffm_mpi.recovery.disk import Disk
 
 _NOT_LOGGED = ("done", "trained", "weight", "problem")  # of a report, in the clients table
 

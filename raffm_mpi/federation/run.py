@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raffm_mpi.config import Settings
+from raffm_mpi.exchange.interruptions import Interruption
+from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.allocation import end_of_allocation
 from raffm_mpi.federation.client_group import ClientGroup
-from raffm_mpi.federation.disk import Disk
 from raffm_mpi.federation.experiment import Experiment, Look, look, set_up
-from raffm_mpi.federation.interruptions import Interruption
 from raffm_mpi.federation.logbook import claim, close_log, log_start, open_events, open_log
 from raffm_mpi.federation.recorder import Display, Recorder
-from raffm_mpi.federation.resume import Start, check_identity, find_start, identity
-from raffm_mpi.federation.say import say
 from raffm_mpi.federation.server import Server, dismiss
 from raffm_mpi.federation.state import RunState
-from raffm_mpi.federation.transport import Transport
+from raffm_mpi.learning.model import save_model, sha256
 from raffm_mpi.log import RunLog, tensorboard
-from raffm_mpi.model import save_model, sha256
+from raffm_mpi.messages import say
+from raffm_mpi.recovery.disk import Disk
+from raffm_mpi.recovery.resume import Start, check_identity, find_start, identity
 
 _SETUP_PATIENCE = 10  # times the settings' patience with a silent rank: preparing a data set gives no sign of life
 

@@ -12,23 +12,23 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from raffm_mpi.aggregators import Gathered
+from raffm_mpi.aggregation import Gathered
+from raffm_mpi.aggregation.server_optimizer import make_server_optimizer
 from raffm_mpi.devices import simulate
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.packing import Packed, pack, views
-from raffm_mpi.evaluation import evaluate
+from raffm_mpi.exchange.interruptions import RanksLost, Stopped, TooFewClients
+from raffm_mpi.exchange.presence import Phase
+from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.client_group import ClientGroup
 from raffm_mpi.federation.experiment import Experiment, during
-from raffm_mpi.federation.interruptions import RanksLost, Stopped, TooFewClients
 from raffm_mpi.federation.plan import NOBODY, SPLITS, Action, Plan, Round, cohort, num_wanted
-from raffm_mpi.federation.presence import Phase
 from raffm_mpi.federation.recorder import Clock, Loss, Recorder
 from raffm_mpi.federation.schedule import Schedule
 from raffm_mpi.federation.state import RunState
 from raffm_mpi.federation.tally import Tally
-from raffm_mpi.federation.transport import Transport
-from raffm_mpi.metrics import WIDTHS
-from raffm_mpi.server_optimizer import make_server_optimizer
+from raffm_mpi.learning.evaluation import evaluate
+from raffm_mpi.tasks.metrics import WIDTHS
 
 
 class Server:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from raffm_mpi.config import ReliabilitySettings
-from raffm_mpi.federation import checkpoint as checkpoints
-from raffm_mpi.federation.checkpoint import MODEL, OPTIMIZER, Checkpoint
-from raffm_mpi.federation.disk import Disk
 from raffm_mpi.federation.plan import Round
-from raffm_mpi.federation.resume import Start
 from raffm_mpi.federation.tally import CLIENT_REPORT, Tally
+from raffm_mpi.recovery import checkpoint as checkpoints
+from raffm_mpi.recovery.checkpoint import MODEL, OPTIMIZER, Checkpoint
+from raffm_mpi.recovery.disk import Disk
+from raffm_mpi.recovery.resume import Start
 
 
 class RunState:

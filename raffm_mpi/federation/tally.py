@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from raffm_mpi.aggregation import ExactSum
+from raffm_mpi.aggregation.exact import ExactSum
 from raffm_mpi.federation.plan import NOBODY, Round
 
 # A row a client of the cohort, which one rank fills while all others leave it zero, so that rows merge by OR.

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from raffm_mpi.federation import checkpoint as checkpoints
-from raffm_mpi.federation.checkpoint import Checkpoint
-from raffm_mpi.federation.resume import logged_settings
+from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.run import run as run_federation
-from raffm_mpi.federation.transport import Transport
 from raffm_mpi.log import Run, RunLog, check_log, open_run
+from raffm_mpi.recovery import checkpoint as checkpoints
+from raffm_mpi.recovery.checkpoint import Checkpoint
+from raffm_mpi.recovery.resume import logged_settings
 
 _SAME = (
     "client",

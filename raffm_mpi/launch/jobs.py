@@ -13,7 +13,7 @@ import submitit
 from submitit.helpers import Checkpointable, DelayedSubmission
 
 from raffm_mpi.config import load_settings
-from raffm_mpi.federation.interruptions import RESUMABLE
+from raffm_mpi.exchange.interruptions import RESUMABLE
 from raffm_mpi.launch.launchers import Command, Place, check_launcher, command, hosts_of_job, raffm_mpi
 from raffm_mpi.launch.supervise import DONE, Supervisor, requeue
 from raffm_mpi.launch.sweep import Point, expand, write_table

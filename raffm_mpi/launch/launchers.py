@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from raffm_mpi.federation.transport import DETECTOR
+from raffm_mpi.exchange.transport import DETECTOR
 
 Launcher = Literal["mpirun", "srun"]
 

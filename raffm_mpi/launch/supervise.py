@@ -17,11 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from raffm_mpi.federation.interruptions import FAILED, RESUMABLE
-from raffm_mpi.federation.say import MET, say
+from raffm_mpi.exchange.interruptions import FAILED, RESUMABLE
 from raffm_mpi.launch.launchers import Command, clean_up
 from raffm_mpi.log import open_run
 from raffm_mpi.log.schema import log_file
+from raffm_mpi.messages import MET, say
 
 DONE, MISTAKE = 0, 2  # exit statuses, beside FAILED and RESUMABLE
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from raffm_mpi.elastic.cost import Cost
 from raffm_mpi.elastic.labels import FULL, Selection
 from raffm_mpi.elastic.table import ModelLayout
-from raffm_mpi.objective import Nested
+from raffm_mpi.learning.objective import Nested
 
 Price = Callable[[Selection], Cost]  # the cost of a sub-model on an example of the data set
 Fits = Callable[[int, Selection], bool]  # whether a client's device can hold a sub-model and have it ready in time

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raffm_mpi.elastic.labels import Selection
+from raffm_mpi.learning.objective import Nested
 from raffm_mpi.methods.budget import Budgeted, equal_widths
-from raffm_mpi.objective import Nested
 
 
 class FjORD(Budgeted):

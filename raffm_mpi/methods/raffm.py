@@ -14,10 +14,10 @@ from raffm_mpi.config import RaFFMSettings
 from raffm_mpi.elastic.labels import FULL, Selection, base
 from raffm_mpi.elastic.salience import order
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.learning.objective import Nested
 from raffm_mpi.methods.base import Fits, Method, Price
 from raffm_mpi.methods.budget import Budgets
 from raffm_mpi.methods.space import resolve
-from raffm_mpi.objective import Nested
 from raffm_mpi.seeds import generator
 
 _PUPILS = 4  # random sub-models, of which a client that distils draws one a step

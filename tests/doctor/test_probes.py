@@ -22,8 +22,8 @@ from raffm_mpi.doctor.gpus import look_for_gpus
 from raffm_mpi.doctor.intent import load_intent
 from raffm_mpi.doctor.launcher import Launcher, srun_plugins
 from raffm_mpi.doctor.sources import look_for_sources
-from raffm_mpi.federation.probe import apart_from_the_job, echo
-from raffm_mpi.federation.transport import finds_lost_nodes
+from raffm_mpi.exchange.probe import apart_from_the_job, echo
+from raffm_mpi.exchange.transport import finds_lost_nodes
 from raffm_mpi.log.file import LogFile
 
 

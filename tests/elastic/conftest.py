@@ -14,7 +14,7 @@ from torch import nn
 from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import Selection, base
 from raffm_mpi.elastic.table import ModelLayout
-from raffm_mpi.heads import EncoderForImageClassification
+from raffm_mpi.tasks.heads import EncoderForImageClassification
 
 NUM_TOKENS = 9  # of the text inputs
 NUM_TARGETS = 5  # of a decoder beside an encoder

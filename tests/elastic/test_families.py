@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from raffm_mpi.aggregation import ExactSum, apply_update
+from raffm_mpi.aggregation.exact import ExactSum, apply_update
 from raffm_mpi.elastic.cost import cost, count_parameters, peak_training_bytes
 from raffm_mpi.elastic.families import FAMILIES, layout_of
 from raffm_mpi.elastic.labels import FULL, base, union, within

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from raffm_mpi.aggregation import ExactSum, apply_update
+from raffm_mpi.aggregation.exact import ExactSum, apply_update
 from raffm_mpi.elastic.cost import cost, count_parameters
 from raffm_mpi.elastic.labels import DENSITY, DEPTH, FULL, coverage, is_kept, num_kept, union, within
 from raffm_mpi.elastic.submodel import Shell, extract

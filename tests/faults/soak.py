@@ -28,7 +28,7 @@ from pathlib import Path
 import psutil
 from federation import differences, run_alone, write_config
 
-from raffm_mpi.federation.interruptions import RESUMABLE
+from raffm_mpi.exchange.interruptions import RESUMABLE
 from raffm_mpi.log import Run, check_log, open_run
 
 NUM_ROUNDS = 20

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from raffm_mpi.config import TrainingSettings
+from raffm_mpi.learning.training import Device, TrainingFault, is_out_of_memory, train
 from raffm_mpi.log import open_run
-from raffm_mpi.training import Device, TrainingFault, is_out_of_memory, train
 
 PROGRAM = Path(__file__).parent / "programs" / "bad_clients.py"
 CPU = Device(torch.device("cpu"))

@@ -13,9 +13,9 @@ import h5py
 import pytest
 
 from raffm_mpi.config import load_settings
-from raffm_mpi.federation import checkpoint as checkpoints
-from raffm_mpi.federation.resume import MAY_CHANGE, Start, check_identity, find_start
 from raffm_mpi.log import RunLog, open_run
+from raffm_mpi.recovery import checkpoint as checkpoints
+from raffm_mpi.recovery.resume import MAY_CHANGE, Start, check_identity, find_start
 
 NEWEST, BEFORE = "round_000002", "round_000001"
 

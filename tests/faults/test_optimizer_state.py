@@ -12,9 +12,9 @@ import yaml
 from federation import differences, run_alone
 
 from raffm_mpi.config import load_settings
-from raffm_mpi.federation import checkpoint as checkpoints
-from raffm_mpi.federation.resume import find_start
 from raffm_mpi.federation.verify import verify
+from raffm_mpi.recovery import checkpoint as checkpoints
+from raffm_mpi.recovery.resume import find_start
 
 YOGI = "server.optimizer=fedyogi"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from raffm_mpi.federation import checkpoint as checkpoints
 from raffm_mpi.log import open_run
+from raffm_mpi.recovery import checkpoint as checkpoints
 
 PROGRAMS = Path(__file__).parent / "programs"
 PLAIN = ()  # mpirun without ULFM

@@ -12,7 +12,7 @@ from raffm_mpi.elastic.labels import Layout, parse
 from raffm_mpi.elastic.packing import allocate, moved
 from raffm_mpi.federation import experiment, probe
 from raffm_mpi.federation.run import shard_evaluation
-from raffm_mpi.training import Device
+from raffm_mpi.learning.training import Device
 
 LAYOUT = Layout({"w": parse("a b")}, {"w": (3, 5)}, {"a": 3, "b": 5})
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")

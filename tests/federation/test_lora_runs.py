@@ -17,8 +17,8 @@ from raffm_mpi.config import load_settings
 from raffm_mpi.elastic.adapters import adapters_of, whole_layout
 from raffm_mpi.federation.experiment import look
 from raffm_mpi.federation.tally import CLIENT_REPORT
+from raffm_mpi.learning.model import load_model, sha256
 from raffm_mpi.log import open_run
-from raffm_mpi.model import load_model, sha256
 
 peft = pytest.importorskip("peft", reason="LoRA needs peft (pip install peft)")
 

@@ -80,7 +80,7 @@ def test_clients_shares_of_the_test_split_add_up_to_it(finished):
 def test_the_saved_model_loads_and_has_the_logged_hash(finished):
     from transformers import AutoModelForImageClassification
 
-    from raffm_mpi.model import sha256
+    from raffm_mpi.learning.model import sha256
 
     model = AutoModelForImageClassification.from_pretrained(finished[0] / "model")
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}

@@ -11,7 +11,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForSequenceClassification, ViTConfig
 from transformers import ViTForImageClassification as ViT
 
-from raffm_mpi.aggregation import ExactSum, apply_update
+from raffm_mpi.aggregation.exact import ExactSum, apply_update
 from raffm_mpi.config import METHODS as SETTINGS
 from raffm_mpi.config import CustomSettings, RaFFMSettings
 from raffm_mpi.elastic.adapters import whole_layout

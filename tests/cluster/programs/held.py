@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from raffm_mpi.cli import main
-from raffm_mpi.federation.presence import Phase, Presence
+from raffm_mpi.exchange.presence import Phase, Presence
 
 ROUND = 2
 FOLDER = Path(os.environ["HELD"])

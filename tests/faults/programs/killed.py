@@ -10,11 +10,11 @@ import signal
 from pathlib import Path
 
 from raffm_mpi.cli import main
-from raffm_mpi.federation import transport
+from raffm_mpi.exchange import transport
+from raffm_mpi.exchange.presence import Phase, Presence
+from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.plan import Plan
-from raffm_mpi.federation.presence import Phase, Presence
 from raffm_mpi.federation.server import Server
-from raffm_mpi.federation.transport import Transport
 
 RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
 PARTS = [[*kill.split(":"), "SIGKILL"][:4] for kill in os.environ["KILLS"].split()]

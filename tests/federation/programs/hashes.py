@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
+from raffm_mpi.cli.displays import PlainDisplay
 from raffm_mpi.config import load_settings
+from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.run import run
-from raffm_mpi.federation.transport import Transport
 from raffm_mpi.log import open_run
-from raffm_mpi.progress import PlainDisplay
 
 transport = Transport()
 for config in map(Path, sys.argv[2:]):

@@ -5,7 +5,7 @@ import torch
 
 from raffm_mpi.elastic.labels import Layout, parse
 from raffm_mpi.elastic.packing import allocate
-from raffm_mpi.federation.transport import Transport
+from raffm_mpi.exchange.transport import Transport
 
 transport = Transport()
 longest = 0

@@ -10,11 +10,11 @@ import sys
 import torch
 
 from raffm_mpi.config import load_settings
+from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.experiment import set_up
 from raffm_mpi.federation.plan import cohort
-from raffm_mpi.federation.transport import Transport
-from raffm_mpi.model import sha256
-from raffm_mpi.training import train
+from raffm_mpi.learning.model import sha256
+from raffm_mpi.learning.training import train
 
 settings = load_settings(sys.argv[1], [f"output={sys.argv[2]}"])
 experiment = set_up(settings, Transport(), None)

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from raffm_mpi.federation import transport as module
+from raffm_mpi.exchange import transport as module
 
 module.CHUNK_BYTES = int(sys.argv[1])
 transport = module.Transport()

@@ -1,0 +1,27 @@
+"""How clients' results become the next global model, by name; a new way is an ``Aggregator`` and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from raffm_mpi.aggregation.base import Aggregator, Gathered
+from raffm_mpi.aggregation.lora import FlexLoRA, HetLoRA, Stacking
+from raffm_mpi.aggregation.mean import Mean, Official
+from raffm_mpi.config import Settings
+from raffm_mpi.elastic.table import ModelLayout
+
+__all__ = ["Aggregator", "Gathered", "make_aggregator"]
+
+_OF_ADAPTERS: dict[str, Callable[[ModelLayout], Aggregator]] = {"mean": Mean, "hetlora": HetLoRA, "flexlora": FlexLoRA}
+
+
+def make_aggregator(settings: Settings, layout: ModelLayout) -> Aggregator:
+    """The aggregator that the settings ask for, of one model."""
+    lora = settings.model.lora
+    if settings.federation.paper_faithful:
+        return Official(layout)
+    if lora is None:
+        return Mean(layout)
+    if lora.aggregation == "stacking":
+        return Stacking(layout, lora.alpha / lora.rank, settings.seed)
+    return _OF_ADAPTERS[lora.aggregation](layout)

@@ -1,0 +1,98 @@
+"""What one node was measured to do: a small YAML file that ``raffm-mpi calibrate`` writes and ``plan`` reads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from raffm_mpi.config import Group, PositiveInt, Seconds
+from raffm_mpi.devices import DEVICE_NUMBERS, Profile
+
+Rate = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Exchange(Group):
+    """Messages between ranks, in the model of :func:`raffm_mpi.forecast.needs.transfer_s`."""
+
+    num_ranks: PositiveInt  # between which this was measured
+    num_hosts: PositiveInt
+    latency_s: Seconds
+    broadcast_bytes_per_s: Rate
+    reduce_bytes_per_s: Rate
+
+
+class Calibration(Group):
+    """Speeds of one node's client groups, which all worked at a time, and of the server."""
+
+    device: Literal["cpu", "cuda"]
+    device_name: str
+    cores: PositiveInt  # that the ranks may use
+    num_groups: PositiveInt  # that worked at a time
+    threads: PositiveInt  # of each
+    precision: Literal["fp32", "bf16"]
+    parameters: PositiveInt  # of the model that was measured
+    memory_bytes: PositiveInt  # of a group's GPU, or of the node
+    process_bytes: PositiveInt  # a rank with its libraries loaded, before it has a model
+    training_flops_per_s: Rate  # of one group
+    evaluation_flops_per_s: Rate
+    base_s: NonNegative  # a client's fixed cost beside its steps
+    update_bytes_per_s: Rate  # a client's parameters sliced, copied, and its update added to the exact sum
+    derive_client_s: NonNegative  # of every rank: what follows from the plan, for each client of the cohort
+    pack_bytes_per_s: Rate  # of the server: the envelope
+    commit_bytes_per_s: Rate  # of the server: sums divided and added, the model reordered
+    commit_client_s: NonNegative  # the same, what each client of the cohort adds to it
+    checkpoint_bytes_per_s: Rate
+    exchange: Exchange | None  # None: measured in one process, without mpirun
+    versions: dict[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> Calibration:
+        """Read a calibration file; raises ValueError with one sentence for each mistake."""
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"calibration '{path}' cannot be read: {reason}") from None
+        except yaml.YAMLError as error:
+            raise ValueError(f"calibration '{path}' is not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"calibration '{path}' must be a mapping, got {type(values).__name__}")
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ValueError("\n".join(f"calibration '{path}': {_sentence(item)}" for item in error.errors())) from None
+
+    def profile(self, like: Profile, like_name: str) -> Profile:
+        """A device profile with what was measured; what was not (links, power) is another's, and its sources say so."""
+        measured = {"memory_bytes": float(self.memory_bytes), "flops_per_s": self.training_flops_per_s}
+        sources = {name: f"that of {like_name}" for name in DEVICE_NUMBERS} | dict.fromkeys(
+            measured, f"measured by raffm-mpi calibrate on {self.device_name}, threads: {self.threads}"
+        )
+        return Profile(**{**like.model_dump(), **measured, "sources": sources})
+
+    def write(self, path: Path) -> None:
+        """Write the file whole or not at all; raises ValueError where it cannot be written."""
+        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        temporary = path.with_name(f".{path.name}.new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(f"# Measured by raffm-mpi calibrate; see docs/scaling.md.\n{text}", encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise ValueError(f"calibration '{path}' cannot be written: {error.strerror}") from None
+
+
+def _sentence(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        group = Exchange if item["loc"][0] == "exchange" else Calibration
+        return f"{where}: unknown key; allowed: {', '.join(group.model_fields)}"
+    if item["type"] == "missing":
+        return f"{where} is missing; measure again with raffm-mpi calibrate"
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return f"{where}: {item['input']!r} is not allowed: {message}"

@@ -1,0 +1,1 @@
+"""Learning on one rank: the model, a client's training, its objective, and evaluation."""

@@ -1,0 +1,1 @@
+"""What a model can learn: a file a task."""
