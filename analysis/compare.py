@@ -12,10 +12,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from raffm_mpi.analysis.comparison import Group, Result, read
+from raffm_mpi.analysis.comparison import Result, SeedGroup, read
 from raffm_mpi.analysis.quantities import COSTS
 from raffm_mpi.analysis.style import STYLE, count_score, is_fraction, look, quantity, save, words, write
 from raffm_mpi.analysis.tables import Cell, Column, Estimate, Ratio, Shown, Table
+from raffm_mpi.errors import UserMistake
 
 MAX_LABEL = 64  # letters that a line of a legend has room for
 SHOWN = ("num_rounds", "virtual_s", "bytes", "flops", "energy_j")
@@ -34,7 +35,7 @@ def compare(
     """Write ``comparison.md``, ``comparison.tex``, a CSV file a table and figures ``score_by_*``; returns the tables.
 
     ``targets`` are scores, ``budgets`` are costs, named as in :data:`quantities.COSTS`, with an amount each; without
-    them some are chosen. ``against`` is the group that ratios are to, by default the first. Raises ValueError for runs
+    them some are chosen. ``against`` is the group that ratios are to, by default the first. Raises UserMistake for runs
     that cannot be compared, for an unknown cost or group, and for a target or budget that no run could have.
     """
     groups = read(paths, split)
@@ -42,7 +43,7 @@ def compare(
     _check_budgets(groups, budgets)
     names = [group.name for group in groups]
     if against is not None and against not in names:
-        raise ValueError(f"unknown group '{against}'; there are: {'; '.join(names)}")
+        raise UserMistake(f"unknown group '{against}'; there are: {'; '.join(names)}")
     reference = groups[names.index(against) if against else 0]
     tables = [
         outcomes(groups),
@@ -60,12 +61,12 @@ def compare(
     return tables
 
 
-def shown_costs(groups: Sequence[Group]) -> list[str]:
+def shown_costs(groups: Sequence[SeedGroup]) -> list[str]:
     """The costs that are known of every run."""
     return [cost for cost in SHOWN if not any(math.isnan(run.spent[cost]) for group in groups for run in group.runs)]
 
 
-def outcomes(groups: Sequence[Group]) -> Table:
+def outcomes(groups: Sequence[SeedGroup]) -> Table:
     """What each group came to."""
     first = groups[0].runs[0]
     metric = f"{words(first.metric)} on {first.split}"
@@ -97,7 +98,7 @@ def outcomes(groups: Sequence[Group]) -> Table:
     return Table("outcomes", caption, columns, rows)
 
 
-def costs_to_targets(groups: Sequence[Group], targets: Sequence[float], reference: Group) -> Table:
+def costs_to_targets(groups: Sequence[SeedGroup], targets: Sequence[float], reference: SeedGroup) -> Table:
     """What had been spent when each target was reached, of the seeds that reached it, and the saving of it.
 
     Without targets :func:`default_targets` are taken, and the caption says so.
@@ -130,7 +131,7 @@ def costs_to_targets(groups: Sequence[Group], targets: Sequence[float], referenc
     return Table("cost_to_target", caption.strip(), columns, rows)
 
 
-def scores_at_budgets(groups: Sequence[Group], budgets: Sequence[tuple[str, float]]) -> Table:
+def scores_at_budgets(groups: Sequence[SeedGroup], budgets: Sequence[tuple[str, float]]) -> Table:
     """The last score within each budget; without budgets :func:`default_budgets` are taken, and the caption says so."""
     first = groups[0].runs[0]
     rows: list[dict[str, Cell]] = [
@@ -159,7 +160,7 @@ def scores_at_budgets(groups: Sequence[Group], budgets: Sequence[tuple[str, floa
     return Table("score_at_budget", caption, columns, rows)
 
 
-def default_targets(groups: Sequence[Group]) -> list[float]:
+def default_targets(groups: Sequence[SeedGroup]) -> list[float]:
     """The best score that every run reaches, in whole per cent where it is a fraction; none if a run has no score."""
     best = [run.best() for group in groups for run in group.runs]
     if any(math.isnan(score) for score in best):
@@ -170,7 +171,7 @@ def default_targets(groups: Sequence[Group]) -> list[float]:
     return [(percent if percent / 100 <= min(best) else percent - 1) / 100]  # 100 times a score may be rounded up
 
 
-def default_budgets(groups: Sequence[Group]) -> list[tuple[str, float]]:
+def default_budgets(groups: Sequence[SeedGroup]) -> list[tuple[str, float]]:
     """Of each cost, the most that every run had spent when it was scored last; none if a run has no score."""
     runs = [run for group in groups for run in group.runs]
     if any(run.curve.empty for run in runs):
@@ -179,7 +180,7 @@ def default_budgets(groups: Sequence[Group]) -> list[tuple[str, float]]:
     return [(cost, min(float(run.curve[cost].iloc[-1]) for run in runs)) for cost in costs]
 
 
-def draw(groups: Sequence[Group], cost: str) -> Figure:
+def draw(groups: Sequence[SeedGroup], cost: str) -> Figure:
     """The mean score of each group against a cost, with its interval."""
     labels = [textwrap.fill(group.name, MAX_LABEL, subsequent_indent="  ") for group in groups]
     columns = 1 if max(map(len, labels)) > 30 else 2
@@ -205,7 +206,7 @@ def draw(groups: Sequence[Group], cost: str) -> Figure:
     return figure
 
 
-def mean_curve(group: Group, cost: str) -> pd.DataFrame:
+def mean_curve(group: SeedGroup, cost: str) -> pd.DataFrame:
     """Mean score and half its interval over seeds, at the mean cost of each evaluated round that all seeds have."""
     curves = pd.concat([run.curve[["round", "score", cost]] for run in group.runs])
     rows = []
@@ -232,7 +233,7 @@ def _known(values: Sequence[float]) -> Estimate:
     return Estimate(tuple(value for value in values if not math.isnan(value)))
 
 
-def _cost_column(cost: str, groups: Sequence[Group]) -> Column:
+def _cost_column(cost: str, groups: Sequence[SeedGroup]) -> Column:
     """The column of a cost, in a unit in which its numbers are short."""
     if cost == "num_rounds":
         return Column(cost, "rounds", 1.0, 1)
@@ -250,7 +251,7 @@ def _name_and_unit(cost: str) -> tuple[str, str]:
     return name, "B" if unit == "bytes" else unit
 
 
-def _times_less(reference: Group, reached: Sequence[Result], target: float, cost: str) -> Ratio:
+def _times_less(reference: SeedGroup, reached: Sequence[Result], target: float, cost: str) -> Ratio:
     """What the reference spent until a target by what some runs did, of the seeds with which both reached it."""
     base = {run.seed: run.cost_to(target, cost) for run in reference.runs}
     pairs = [(base.get(run.seed, math.nan), run.cost_to(target, cost)) for run in reached]
@@ -258,31 +259,31 @@ def _times_less(reference: Group, reached: Sequence[Result], target: float, cost
     return Ratio(tuple(one for one, _ in known), tuple(other for _, other in known))
 
 
-def _named(groups: Sequence[Group]) -> Iterator[tuple[str, Result]]:
+def _named(groups: Sequence[SeedGroup]) -> Iterator[tuple[str, Result]]:
     """Each run with a name that no other has."""
     for group in groups:
         for run in group.runs:
             yield f"{group.name} with seed {run.seed}", run
 
 
-def _check_targets(groups: Sequence[Group], targets: Sequence[float]) -> None:
+def _check_targets(groups: Sequence[SeedGroup], targets: Sequence[float]) -> None:
     metric = groups[0].runs[0].metric
     for target in targets:
         if not math.isfinite(target):
-            raise ValueError(f"target {target} is not a number that a score can reach")
+            raise UserMistake(f"target {target} is not a number that a score can reach")
         if is_fraction(metric) and target > 1:
-            raise ValueError(f"target {target:g} is more than {words(metric)} can be, which is at most 1, as 0.8")
+            raise UserMistake(f"target {target:g} is more than {words(metric)} can be, which is at most 1, as 0.8")
 
 
-def _check_budgets(groups: Sequence[Group], budgets: Sequence[tuple[str, float]]) -> None:
+def _check_budgets(groups: Sequence[SeedGroup], budgets: Sequence[tuple[str, float]]) -> None:
     for cost, budget in budgets:
         if cost not in COSTS:
-            raise ValueError(f"unknown cost '{cost}'; known: {', '.join(COSTS)}")
+            raise UserMistake(f"unknown cost '{cost}'; known: {', '.join(COSTS)}")
         if not (math.isfinite(budget) and budget > 0):
-            raise ValueError(f"budget {cost}={budget:g} is not a number greater than 0")
+            raise UserMistake(f"budget {cost}={budget:g} is not a number greater than 0")
         unknown = [run.path for group in groups for run in group.runs if math.isnan(run.spent[cost])]
         if unknown:
-            raise ValueError(f"budget {cost}={budget:g}: the clients of '{unknown[0]}' have no devices")
+            raise UserMistake(f"budget {cost}={budget:g}: the clients of '{unknown[0]}' have no devices")
 
 
 def _shown_score(metric: str, score: float) -> str:

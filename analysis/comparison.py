@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from raffm_mpi.analysis.quantities import COSTS, best, costs, main_split, reaches, scores
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.log import GLOBAL_MODEL, Run, open_run
 from raffm_mpi.log.schema import log_file
 
@@ -39,7 +40,7 @@ class Result:
 
     @classmethod
     def of(cls, path: str | Path, split: str | None = None) -> Result:
-        """Read a run; raises ValueError as :func:`raffm_mpi.log.open_run`."""
+        """Read a run; raises UserMistake as :func:`raffm_mpi.log.open_run`."""
         with open_run(path) as run:
             own = split or main_split(run)
             curve = scores(run, own)
@@ -75,7 +76,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """Runs of one name, in the order of their seeds."""
 
     name: str
@@ -85,8 +86,8 @@ class Group:
 def gather(paths: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
     """The runs that folders, logs and sweeps name, and a sentence for each point of a sweep that has no log yet.
 
-    A log that is named twice, as its folder and as its file, is one run. Raises ValueError for a sweep whose table does
-    not say where its runs are.
+    A log that is named twice, as its folder and as its file, is one run. Raises UserMistake for a sweep whose table
+    does not say where its runs are.
     """
     found: dict[Path, Path] = {}  # by the log itself
     missing = []
@@ -106,21 +107,21 @@ def _points(sweep: Path) -> list[Path]:
         table = csv.DictReader(file)
         columns = list(table.fieldnames or ())
         if "run" not in columns:
-            raise ValueError(f"'{sweep / SWEEP}' has no column 'run'; its columns are: {', '.join(columns) or 'none'}")
+            raise UserMistake(f"'{sweep / SWEEP}' has no column 'run'; its columns are: {', '.join(columns) or 'none'}")
         return [sweep / row["run"] for row in table]
 
 
-def read(paths: Sequence[str | Path], split: str | None = None) -> list[Group]:
+def read(paths: Sequence[str | Path], split: str | None = None) -> list[SeedGroup]:
     """The groups of the runs at some paths, in order of appearance.
 
-    Raises ValueError for a path without a log, for runs of different tasks or metrics, for a split on which no run has
+    Raises UserMistake for a path without a log, for runs of different tasks or metrics, for a split on which no run has
     a score, and for the same seed twice in a group.
     """
     results = [Result.of(path, split) for path in paths]
     if not results:
-        raise ValueError("there is no run to compare")
+        raise UserMistake("there is no run to compare")
     if split and all(result.curve.empty for result in results):
-        raise ValueError(f"no run has a score on {split}")
+        raise UserMistake(f"no run has a score on {split}")
     for other in results[1:]:
         _check_alike(results[0], other)
     groups: dict[tuple[tuple[str, str], ...], list[Result]] = {}
@@ -133,19 +134,19 @@ def read(paths: Sequence[str | Path], split: str | None = None) -> list[Group]:
         twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
         if twice is not None:
             same = ", ".join(f"'{run.path}'" for run in runs if run.seed == twice)
-            raise ValueError(f"runs of {name} have seed {twice} more than once: {same}")
+            raise UserMistake(f"runs of {name} have seed {twice} more than once: {same}")
     return [
-        Group(name, tuple(sorted(runs, key=lambda run: run.seed)))
+        SeedGroup(name, tuple(sorted(runs, key=lambda run: run.seed)))
         for name, runs in zip(names, groups.values(), strict=True)
     ]
 
 
 def _check_alike(first: Result, other: Result) -> None:
-    """Raises ValueError for two runs of which no score can stand beside the other's."""
+    """Raises UserMistake for two runs of which no score can stand beside the other's."""
     if other.task != first.task:
-        raise ValueError(f"'{other.path}' learns {other.task}, '{first.path}' {first.task}: they cannot be compared")
+        raise UserMistake(f"'{other.path}' learns {other.task}, '{first.path}' {first.task}: they cannot be compared")
     if (other.metric, other.split) != (first.metric, first.split):
-        raise ValueError(
+        raise UserMistake(
             f"'{other.path}' has {other.metric} on {other.split}, '{first.path}' {first.metric} on {first.split}: "
             "they cannot be compared"
         )

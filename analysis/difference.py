@@ -17,7 +17,7 @@ _ROUND = ("train_loss", "bytes_down", "bytes_up")  # by which two rounds are tol
 
 
 def difference(one: str | Path, other: str | Path) -> str:
-    """Markdown tables of what two runs differ in; raises ValueError as :func:`raffm_mpi.log.open_run`."""
+    """Markdown tables of what two runs differ in; raises UserMistake as :func:`raffm_mpi.log.open_run`."""
     with open_run(one) as first, open_run(other) as second:
         sections = {
             "Settings": _differing(_flat(first.config), _flat(second.config)),

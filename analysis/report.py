@@ -18,6 +18,7 @@ from raffm_mpi.analysis import figures
 from raffm_mpi.analysis.power import energy_by_device, peak_w
 from raffm_mpi.analysis.quantities import costs
 from raffm_mpi.analysis.style import STYLE, is_fraction, quantity, save, words, write
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.log import GLOBAL_MODEL, Run, open_run, records
 
 MAX_EVENTS = 200  # on the page
@@ -45,7 +46,7 @@ class Figure:
 def write_report(run_folder: str | Path) -> list[Path]:
     """Write ``report/report.html`` and every figure as PNG and SVG into the folder of a run, whatever its state.
 
-    Returns their paths, the page first. Raises ValueError where the log cannot be read, as
+    Returns their paths, the page first. Raises UserMistake where the log cannot be read, as
     :func:`raffm_mpi.log.open_run`.
     """
     with open_run(run_folder) as run, matplotlib.rc_context(STYLE):
@@ -200,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         page, *drawn = write_report(parser.parse_args(arguments).run)
         print(f"{page}, and {len(drawn)} figures beside it")
-    except ValueError as error:
+    except UserMistake as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -27,7 +27,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 def watch(run_folder: str | Path, every_s: float = 2.0, once: bool = False, console: Console | None = None) -> None:
     """Show a run until it ends: in place on a terminal, elsewhere a line for each round.
 
-    A run that has not begun is waited for, but not with ``once``: that raises ValueError, as does a log that cannot be
+    A run that has not begun is waited for, but not with ``once``: that raises UserMistake, as does a log that cannot be
     read.
     """
     console = console or Console()

@@ -27,7 +27,7 @@ from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.federation.experiment import look
 from raffm_mpi.learning.evaluation import evaluate, score_split
 from raffm_mpi.learning.model import load_model
-from raffm_mpi.learning.training import Device
+from raffm_mpi.learning.training import Processor
 from raffm_mpi.tasks.metrics import metrics_of
 
 SHARES = (0.75, 0.5, 0.25)
@@ -77,7 +77,7 @@ def scores_of(run: Path) -> dict[tuple[str, int, float], list[float]]:
         size = sum(parameter.numel() for parameter in submodel.parameters())
         scores = []
         for split in filter(None, (examples.validation, examples.test)):
-            predictions = evaluate(submodel, split, task, Device(torch.device("cpu")), 64)
+            predictions = evaluate(submodel, split, task, Processor(torch.device("cpu")), 64)
             scores.append(score_split(task, (metric,), predictions, split)[metric])
         found[name, size, (size - frame) / elastic] = scores
     return found

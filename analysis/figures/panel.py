@@ -12,7 +12,7 @@ from raffm_mpi.analysis.style import STYLE
 from raffm_mpi.log import Run
 
 
-class Nothing(ValueError):
+class Nothing(Exception):
     """A log does not hold what a figure shows; the message is the sentence that stands in its place."""
 
 

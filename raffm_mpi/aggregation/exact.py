@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from raffm_mpi.aggregation.server_optimizer import AddMean, Mean, ServerOptimizer
+from raffm_mpi.aggregation.server_optimizer import AddMean, MeanUpdate, ServerOptimizer
 from raffm_mpi.elastic.labels import Layout, Selection, coverage, within
 from raffm_mpi.elastic.packing import Packed, allocate, moved
 
@@ -107,13 +107,13 @@ def apply_update(
             layout.put(place, envelope, {name: tensor})
 
 
-def _means(sums: Tensor, held: Tensor, unit: float) -> Iterator[Mean]:
+def _means(sums: Tensor, held: Tensor, unit: float) -> Iterator[MeanUpdate]:
     """The mean update of a tensor over its holders, a slice of its first axis at a time."""
     # Where nobody holds an entry its sum is 0, and 0 / 1 is as good as 0 / 0.
     divisor = held.clamp(min=1).mul_(unit)
     for rows in _blocks(sums):
         here = rows if len(held) > 1 else slice(None)
-        yield Mean(rows, sums[rows] / divisor[here], held[here])
+        yield MeanUpdate(rows, sums[rows] / divisor[here], held[here])
 
 
 def mean_where_held(

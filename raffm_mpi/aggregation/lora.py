@@ -115,7 +115,7 @@ class FlexLoRA(Aggregator):
             old = self.summed.take(products, envelope)[adapter.base]
             mean = mean_where_held(total, adapter.base, inner, gathered.weights, old)
             self.summed.put(products, envelope, {adapter.base: mean})
-            decompose(adapter, products[adapter.base], tensors)
+            write_factors(adapter, products[adapter.base], tensors)
 
 
 class Stacking(Aggregator):
@@ -178,7 +178,7 @@ def norm_weight(adapters: Sequence[Adapter], factors: Mapping[str, Tensor]) -> i
     return min(max(1, units), 1 << _NORM_BITS)
 
 
-def decompose(adapter: Adapter, product: Tensor, tensors: Mapping[str, Tensor]) -> None:
+def write_factors(adapter: Adapter, product: Tensor, tensors: Mapping[str, Tensor]) -> None:
     """Write the factors whose product is nearest to a matrix (float64, in the base weight's shape), in place.
 
     B has the singular values, largest first; where the rank is more than there are, the rest is zero.

@@ -33,11 +33,12 @@ from torch.optim.sgd import sgd
 from raffm_mpi.config import ServerSettings
 from raffm_mpi.elastic.labels import Layout, Selection, Tensors
 from raffm_mpi.elastic.packing import Packed, allocate, pack
+from raffm_mpi.errors import UserMistake
 
 _STEP = "step"
 
 
-class Mean(NamedTuple):
+class MeanUpdate(NamedTuple):
     """The mean update of some rows of a tensor (float64), and their coverage, which broadcasts against it."""
 
     rows: slice
@@ -62,7 +63,7 @@ class ServerOptimizer(ABC):
         return [packed.tensors for packed in self._slots.values()]
 
     @abstractmethod
-    def step(self, name: str, entries: Sequence[Tensor], means: Iterable[Mean]) -> None:
+    def step(self, name: str, entries: Sequence[Tensor], means: Iterable[MeanUpdate]) -> None:
         """Step in place on a tensor and what each slot has for it (contiguous float32, all of one shape)."""
 
     def reorder(self, order: Selection) -> None:
@@ -76,12 +77,14 @@ class ServerOptimizer(ABC):
         return {f"{slot}.{name}": tensor for slot, tensors in slots.items() for name, tensor in tensors.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with a state; raises ValueError for that of another optimizer or model."""
+        """Go on with a state; raises UserMistake for that of another optimizer or model."""
         own = self.state()
         if own.keys() != state.keys():
             name = min(own.keys() ^ state.keys())
             which = "lacks" if name in own else "has"
-            raise ValueError(f"server.optimizer: the saved state {which} '{name}': it is of another optimizer or model")
+            raise UserMistake(
+                f"server.optimizer: the saved state {which} '{name}': it is of another optimizer or model"
+            )
         for name, tensor in own.items():
             tensor.copy_(state[name])
 
@@ -92,7 +95,7 @@ class AddMean(ServerOptimizer):
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout, {})
 
-    def step(self, name: str, entries: Sequence[Tensor], means: Iterable[Mean]) -> None:
+    def step(self, name: str, entries: Sequence[Tensor], means: Iterable[MeanUpdate]) -> None:
         (values,) = entries
         for rows, update, _ in means:
             # Not values + update everywhere: that would turn the -0.0 of an entry that nobody changed into 0.0.
@@ -106,7 +109,7 @@ class Descent(ServerOptimizer):
     def descend(self, values: Tensor, gradient: Tensor, slots: Sequence[Tensor], num_steps: Tensor) -> None:
         """One step in place on some entries (float32) and their slots, elementwise; ``num_steps`` were taken before."""
 
-    def step(self, name: str, entries: Sequence[Tensor], means: Iterable[Mean]) -> None:
+    def step(self, name: str, entries: Sequence[Tensor], means: Iterable[MeanUpdate]) -> None:
         is_held = False
         for rows, update, held in means:
             covered = held > 0

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from raffm_mpi.errors import UserMistake
+
 _CHECKPOINT = "raffm.safetensors"
 
 
@@ -23,17 +25,17 @@ def save_adapted(model: Any, folder: Path) -> None:
 
 
 def load_adapted(model: nn.Module, folder: Path) -> None:
-    """Read what :func:`save_adapted` wrote into a model with the same adapters; ValueError if it does not fit."""
+    """Read what :func:`save_adapted` wrote into a model with the same adapters; UserMistake if it does not fit."""
     from safetensors.torch import load_file
 
     path = folder / _CHECKPOINT
     if not path.is_file():
-        raise ValueError(f"'{folder}' holds no checkpoint of adapters: {_CHECKPOINT} is missing")
+        raise UserMistake(f"'{folder}' holds no checkpoint of adapters: {_CHECKPOINT} is missing")
     found: Mapping[str, torch.Tensor] = load_file(str(path))
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     for name in sorted({*found, *parameters}):
         shapes = [tuple(tensors[name].shape) if name in tensors else None for tensors in (found, parameters)]
         if shapes[0] != shapes[1]:
-            raise ValueError(f"'{folder}': '{name}' has shape {shapes[0]} there and {shapes[1]} in the model")
+            raise UserMistake(f"'{folder}': '{name}' has shape {shapes[0]} there and {shapes[1]} in the model")
     for name, parameter in parameters.items():
         parameter.copy_(found[name])

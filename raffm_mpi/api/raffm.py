@@ -20,6 +20,7 @@ from raffm_mpi.elastic.adapters import is_adapted, resize_wrappers, whole_layout
 from raffm_mpi.elastic.labels import Selection, Tensors, base, union, within
 from raffm_mpi.elastic.salience import order
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.seeds import generator
 
 Metric = Callable[[Tensor], Tensor]
@@ -33,7 +34,7 @@ class RaFFM:
     kept there, so that checkpoints carry it. The model is not copied: ``raffm.model`` is the one given. Sampling
     without a seed draws from a generator seeded by ``seed`` here, never by the clock.
 
-    Raises ValueError for a model family without a table and for a space that does not fit the model.
+    Raises UserMistake for a model family without a table and for a space that does not fit the model.
     """
 
     def __init__(
@@ -44,14 +45,14 @@ class RaFFM:
         seed: int = 0,
     ) -> None:
         if not hasattr(model, "config"):
-            raise ValueError(f"model: expected a transformers model, got {type(model).__name__}, which has no config")
+            raise UserMistake(f"model: expected a transformers model, got {type(model).__name__}, which has no config")
         self.model: Any = model
         self._generator = generator(seed, "widths")
         self._bind(elastic_config)
 
     def _bind(self, elastic_config: Mapping[str, Any] | str | os.PathLike[str] | None) -> None:
         if hasattr(self.model.config, SUBMODEL):
-            raise ValueError("model: this is a sub-model, whose widths are cut already; give the full model")
+            raise UserMistake("model: this is a sub-model, whose widths are cut already; give the full model")
         self.layout: ModelLayout = whole_layout(self.model)
         source = elastic_config or getattr(self.model.config, "elastic_config", None) or default_config(self.layout)
         self.elastic_config = load_elastic_config(source)
@@ -75,7 +76,7 @@ class RaFFM:
     def resource_aware_model(self, arc_config: Mapping[str, Mapping[str, Any]]) -> tuple[nn.Module, float, ArcConfig]:
         """The sub-model of an arc config, as :meth:`random_resource_aware_model` returns it, with every width named.
 
-        What the arc config leaves out stays full. Raises ValueError for widths that the model does not have.
+        What the arc config leaves out stays full. Raises UserMistake for widths that the model does not have.
         """
         return self._described(read_arc(arc_config, self.layout))
 
@@ -87,7 +88,7 @@ class RaFFM:
         Sub-models cut before no longer fit the model afterwards, and :meth:`aggregate` refuses them.
         """
         if not callable(metric) and metric not in ("l1", "paper"):
-            raise ValueError(f"metric: {metric!r} is unknown; known: 'l1', 'paper', or a function of a tensor")
+            raise UserMistake(f"metric: {metric!r} is unknown; known: 'l1', 'paper', or a function of a tensor")
         tensors = self._tensors(self.layout)
         dimensions = [d for d in self.layout.sizes if metric != "paper" or base(d).endswith("key")]
         permutation = order(_scored(tensors, metric) if callable(metric) else tensors, self.layout, dimensions)
@@ -101,8 +102,8 @@ class RaFFM:
 
         ``local_models`` are sub-models of this model or copies of it; ``weights`` their numbers of examples (all alike
         if left out). Entries that no sub-model holds keep their bits. The sum is exact
-        (:mod:`raffm_mpi.aggregation.exact`), so the order of the sub-models does not show. Raises ValueError naming the
-        sub-model that does not fit.
+        (:mod:`raffm_mpi.aggregation.exact`), so the order of the sub-models does not show. Raises UserMistake naming
+        the sub-model that does not fit.
         """
         weights = _checked_weights(weights, len(local_models))
         layout = self._averaged()
@@ -125,20 +126,20 @@ class RaFFM:
             self.model.save_pretrained(str(dir))
 
     def load_ckpt(self, dir: str | os.PathLike[str]) -> None:
-        """Read what :meth:`save_ckpt` wrote; ValueError for a folder without safetensors or elastic config."""
+        """Read what :meth:`save_ckpt` wrote; UserMistake for a folder without safetensors or elastic config."""
         from transformers import AutoConfig
 
         try:
             config = AutoConfig.from_pretrained(str(dir), local_files_only=True)
             if getattr(config, "elastic_config", None) is None:
-                raise ValueError("its config.json has no elastic_config")
+                raise UserMistake("its config.json has no elastic_config")
             if is_adapted(self.model):
                 load_adapted(self.model, Path(dir))
                 setattr(self.model.config, ORDER, getattr(config, ORDER, ""))
             else:
                 self.model = type(self.model).from_pretrained(str(dir), use_safetensors=True, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"load_ckpt: '{dir}' is no checkpoint: {str(error).splitlines()[0]}") from None
+        except (OSError, ValueError, UserMistake) as error:
+            raise UserMistake(f"load_ckpt: '{dir}' is no checkpoint: {str(error).splitlines()[0]}") from None
         self._bind(config.elastic_config)
 
     def _described(self, selection: Selection) -> tuple[nn.Module, float, ArcConfig]:
@@ -160,16 +161,16 @@ class RaFFM:
         known = getattr(config, SUBMODEL, {"selection": {}})
         selection = cast(Selection, known["selection"])
         if getattr(config, ORDER, "") != getattr(self.model.config, ORDER, ""):
-            raise ValueError(f"local model {number} was cut from another order of the model's rows than it has now")
+            raise UserMistake(f"local model {number} was cut from another order of the model's rows than it has now")
         try:
             self.layout.check(selection)
-        except ValueError as error:
-            raise ValueError(f"local model {number} is no sub-model of this model: {error}") from None
+        except UserMistake as error:
+            raise UserMistake(f"local model {number} is no sub-model of this model: {error}") from None
         found = {name: tuple(parameter.shape) for name, parameter in local.named_parameters()}
         for name in self.layout.labels:
             wanted = self.layout.shape(name, selection)
             if found.get(name) != wanted:
-                raise ValueError(f"local model {number}: '{name}' has shape {found.get(name)}, expected {wanted}")
+                raise UserMistake(f"local model {number}: '{name}' has shape {found.get(name)}, expected {wanted}")
         return selection
 
 
@@ -190,7 +191,7 @@ class RaPEFT(RaFFM):
         seed: int = 0,
     ) -> None:
         if not is_adapted(model):
-            raise ValueError(
+            raise UserMistake(
                 f"model: {type(model).__name__} has no adapters; pip install peft, then give RaPEFT "
                 "peft.get_peft_model(model, peft.LoraConfig(...))"
             )
@@ -228,7 +229,9 @@ def _scored(tensors: Tensors, metric: Metric) -> Tensors:
     for name, score in scores.items():
         if not isinstance(score, Tensor) or score.shape != tensors[name].shape:
             got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-            raise ValueError(f"metric: gave {got} for '{name}' of shape {tuple(tensors[name].shape)}; must be as large")
+            raise UserMistake(
+                f"metric: gave {got} for '{name}' of shape {tuple(tensors[name].shape)}; must be as large"
+            )
     return scores
 
 
@@ -241,23 +244,23 @@ def _fingerprint(before: str, permutation: Selection) -> str:
 
 def _checked_weights(weights: Sequence[int] | None, num_models: int) -> list[int]:
     if not num_models:
-        raise ValueError("local_models is empty; aggregate needs at least one")
+        raise UserMistake("local_models is empty; aggregate needs at least one")
     weights = [1] * num_models if weights is None else list(weights)
     if len(weights) != num_models:
-        raise ValueError(f"weights: {len(weights)} for {num_models} local models")
+        raise UserMistake(f"weights: {len(weights)} for {num_models} local models")
     try:
         whole = [operator.index(weight) for weight in weights]
     except TypeError:
         whole = [0]
     if min(whole) < 1:
-        raise ValueError(f"weights: {weights} must be whole numbers of examples, from 1")
+        raise UserMistake(f"weights: {weights} must be whole numbers of examples, from 1")
     return whole
 
 
 def _update(local: nn.Module, number: int, received: Tensors) -> Tensors:
-    """Trained minus received, in float32 on the CPU; ValueError if it cannot be aggregated."""
+    """Trained minus received, in float32 on the CPU; UserMistake if it cannot be aggregated."""
     trained = {name: parameter.detach() for name, parameter in local.named_parameters()}
     update = {name: torch.sub(trained[name].float().cpu(), tensor).contiguous() for name, tensor in received.items()}
     if problem := flaw(update):
-        raise ValueError(f"local model {number}: {problem}")
+        raise UserMistake(f"local model {number}: {problem}")
     return update

@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 
 from raffm_mpi.elastic.labels import Selection, base
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.methods.space import Choice, Space
 
 ArcConfig: TypeAlias = dict[str, dict[str, int]]
@@ -47,16 +48,16 @@ class Width:
     unit: int  # official units of one index: the head width, or 1
 
     def size(self, width: Any, place: str) -> int:
-        """The number of indices that an official width keeps; ValueError naming ``place`` for one that is none."""
+        """The number of indices that an official width keeps; UserMistake naming ``place`` for one that is none."""
         try:
             size, rest = divmod(operator.index(width), self.unit)
         except TypeError:
-            raise ValueError(f"{place}: {width!r} is not a whole number") from None
+            raise UserMistake(f"{place}: {width!r} is not a whole number") from None
         if rest or not 1 <= size <= self.full // self.unit:
             allowed = f"whole numbers from 1 to {self.full}"
             if self.unit > 1:
                 allowed = f"multiples of {self.unit} (a whole head) up to {self.full}"
-            raise ValueError(f"{place}: {width} is not a width of this model; allowed are {allowed}")
+            raise UserMistake(f"{place}: {width} is not a width of this model; allowed are {allowed}")
         return size
 
 
@@ -92,24 +93,24 @@ def default_config(layout: ModelLayout) -> dict[str, Any]:
 
 
 def load_elastic_config(source: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Any]:
-    """An elastic config from a dict or a JSON file; ValueError for a file that is not JSON (pickles are not read)."""
+    """An elastic config from a dict or a JSON file; UserMistake for a file that is not JSON (pickles are not read)."""
     values: Any = source
     if isinstance(source, str | os.PathLike):
         try:
             values = json.loads(Path(source).read_text(encoding="utf-8"))
         except OSError as error:
-            raise ValueError(f"elastic_config: '{source}' cannot be read: {error.strerror}") from None
+            raise UserMistake(f"elastic_config: '{source}' cannot be read: {error.strerror}") from None
         except ValueError:  # of JSON or of UTF-8
-            raise ValueError(f"elastic_config: '{source}' is not JSON, which it must be") from None
+            raise UserMistake(f"elastic_config: '{source}' is not JSON, which it must be") from None
     if not isinstance(values, Mapping):
-        raise ValueError(f"elastic_config: expected a dict or the path of a JSON file, got {type(values).__name__}")
+        raise UserMistake(f"elastic_config: expected a dict or the path of a JSON file, got {type(values).__name__}")
     return dict(values)
 
 
 def read_space(config: Mapping[str, Any], layout: ModelLayout) -> Space:
     """The space that an elastic config describes; a width that it leaves out stays full.
 
-    Raises ValueError naming an unknown key, a width that the model does not have, or layers that must agree.
+    Raises UserMistake naming an unknown key, a width that the model does not have, or layers that must agree.
     """
     widths = widths_of(layout)
     layers = _layers(layout)
@@ -124,7 +125,7 @@ def read_space(config: Mapping[str, Any], layout: ModelLayout) -> Space:
         if listed is None:
             listed = [width.full]
         if isinstance(listed, str) or not isinstance(listed, Iterable) or not list(listed):
-            raise ValueError(f"{place}: {listed!r} is not a list of widths")
+            raise UserMistake(f"{place}: {listed!r} is not a list of widths")
         choices.append(Choice(width.dimensions, tuple(sorted({width.size(number, place) for number in listed}))))
     return Space(tuple(choices), tuple(width.full // width.unit for width in widths))
 
@@ -141,10 +142,10 @@ def write_arc(selection: Selection, layout: ModelLayout) -> ArcConfig:
 def read_arc(arc: Mapping[str, Mapping[str, Any]], layout: ModelLayout) -> Selection:
     """The selection that an arc config describes; a layer or width that it leaves out stays full.
 
-    Raises ValueError naming an unknown layer or key, a width the model does not have, or layers that must agree.
+    Raises UserMistake naming an unknown layer or key, a width the model does not have, or layers that must agree.
     """
     if not isinstance(arc, Mapping):
-        raise ValueError(f"arc_config: expected a dict of layers, got {type(arc).__name__}")
+        raise UserMistake(f"arc_config: expected a dict of layers, got {type(arc).__name__}")
     widths = widths_of(layout)
     _refuse_unknown("arc_config", arc, _layers(layout))
     known = {width.key for width in widths}
@@ -180,7 +181,7 @@ def _head_width(layout: ModelLayout, head: str) -> int:
 def _official(values: Any, place: str, known: set[str], suffix: str) -> dict[str, Any]:
     """One layer's values by official name, with its synonyms resolved."""
     if not isinstance(values, Mapping):
-        raise ValueError(f"{place}: expected a dict such as {{'inter_hidden{suffix}': …}}, got {values!r}")
+        raise UserMistake(f"{place}: expected a dict such as {{'inter_hidden{suffix}': …}}, got {values!r}")
     synonyms = {old + suffix: new for old, new in _SYNONYMS.items()}
     names = {key + suffix: key for key in SETTINGS if key in known}
     _refuse_unknown(place, values, [*names, *(old for old, new in synonyms.items() if new in known)])
@@ -194,12 +195,12 @@ def _official(values: Any, place: str, known: set[str], suffix: str) -> dict[str
 def _refuse_unknown(place: str, values: Mapping[str, Any], known: list[str]) -> None:
     unknown = [key for key in values if key not in known]
     if unknown:
-        raise ValueError(f"{place}: unknown key '{unknown[0]}'; known: {', '.join(known)}")
+        raise UserMistake(f"{place}: unknown key '{unknown[0]}'; known: {', '.join(known)}")
 
 
 def _agreed(values: list[Any], place: str) -> Any:
-    """The one value of all; None of none; ValueError if they differ."""
+    """The one value of all; None of none; UserMistake if they differ."""
     for value in values:
         if value != values[0]:
-            raise ValueError(f"{place} must be the same wherever it is given, but is {values[0]!r} and {value!r}")
+            raise UserMistake(f"{place} must be the same wherever it is given, but is {values[0]!r} and {value!r}")
     return values[0] if values else None

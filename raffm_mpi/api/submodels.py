@@ -14,6 +14,7 @@ from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import Selection, base
 from raffm_mpi.elastic.submodel import Shell, extract, structure
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.errors import UserMistake
 
 # Keys of ours in a model's config, which save_pretrained writes to config.json.
 SUBMODEL = "raffm_submodel"  # {"selection": {dimension: kept}, "plain": bool}
@@ -56,25 +57,27 @@ def load_submodel(path: str | Path) -> nn.Module:
     reads. The attention implementation is not saved, as is usual with transformers; another one rounds otherwise. Hub
     code is never executed and no pickle is read.
 
-    Raises ValueError for a folder that holds no sub-model.
+    Raises UserMistake for a folder that holds no sub-model.
     """
     import transformers
 
     try:
         config = transformers.AutoConfig.from_pretrained(str(path), local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ValueError(f"'{path}' holds no model: {str(error).splitlines()[0]}") from None
+        raise UserMistake(f"'{path}' holds no model: {str(error).splitlines()[0]}") from None
     known = getattr(config, SUBMODEL, None)
     if known is None:
-        raise ValueError(f"'{path}' holds no sub-model: its config.json has no '{SUBMODEL}'; load it with transformers")
+        raise UserMistake(
+            f"'{path}' holds no sub-model: its config.json has no '{SUBMODEL}'; load it with transformers"
+        )
     original: Any = getattr(transformers, (config.architectures or [""])[0], None)
     if original is None:
-        raise ValueError(f"'{path}': transformers has no class {config.architectures}")
+        raise UserMistake(f"'{path}': transformers has no class {config.architectures}")
     reader = original if known["plain"] else _reader(original, config, known["selection"])
     try:
         model: Any = reader.from_pretrained(str(path), use_safetensors=True, local_files_only=True)
     except OSError as error:
-        raise ValueError(f"'{path}' cannot be read: {str(error).splitlines()[0]}") from None
+        raise UserMistake(f"'{path}' cannot be read: {str(error).splitlines()[0]}") from None
     model.__class__ = original
     return cast(nn.Module, model)
 

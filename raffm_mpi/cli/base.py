@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.messages import say
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ app = typer.Typer(
 @contextmanager
 def all_ranks() -> Iterator[Transport]:
     """The ranks of this job for what a command does with them, and how every one of them ends after it."""
-    from raffm_mpi.exchange.transport import Transport, UserMistake
+    from raffm_mpi.exchange.transport import Transport
 
     try:
         transport = Transport()
-    except ValueError as error:
+    except UserMistake as error:
         exit_on_mistake(error)
     try:
         yield transport

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raffm_mpi.cli.base import MISTAKE, all_ranks, app, exit_on_mistake, prepare_libraries, say_mistake
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.messages import say
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ def doctor(
     from raffm_mpi.doctor.exchange import join, speaks
     from raffm_mpi.doctor.intent import load_intent
     from raffm_mpi.exchange.interruptions import Interruption
-    from raffm_mpi.exchange.transport import UserMistake
 
     given = [*([config] if config else []), *(overrides or [])]
     path = given.pop(0) if given and ("=" not in given[0] or Path(given[0]).exists()) else None
@@ -82,7 +82,7 @@ def plan(
         sketched = sketch(settings)
         for line in lines(sketched, predict(sketched, cluster, measured), measured):
             print(line)
-    except ValueError as error:
+    except UserMistake as error:
         exit_on_mistake(error)
 
 
@@ -159,7 +159,7 @@ def launch(
             print(batch.script(time_min, parameters))
             return
         submitted = batch.submit(time_min, parameters)
-    except ValueError as error:
+    except UserMistake as error:
         exit_on_mistake(error)
     for job in submitted:
         print(f"job {job.job_id}: {job.paths.stderr}")
@@ -168,14 +168,14 @@ def launch(
 
 
 def _profile_of(like: str, transport: Transport) -> Profile:
-    """The device that a measured one is like; raises ValueError for an unknown one, and where several ranks measure."""
+    """The device that a measured one is like; UserMistake for an unknown one, and where several ranks measure."""
     from raffm_mpi.devices import read_profiles
 
     if transport.size > 1:
-        raise ValueError(f"--profile is of one device and takes one process, not {transport.size} ranks")
+        raise UserMistake(f"--profile is of one device and takes one process, not {transport.size} ranks")
     known = read_profiles().profiles
     if like not in known:
-        raise ValueError(f"--like: unknown device '{like}'; known: {', '.join(known)}")
+        raise UserMistake(f"--like: unknown device '{like}'; known: {', '.join(known)}")
     return known[like]
 
 

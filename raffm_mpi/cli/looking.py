@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from raffm_mpi.cli.base import app, exit_on_mistake
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.messages import say
 
 
@@ -20,7 +21,7 @@ def report(run: Annotated[Path, typer.Argument(help="The output folder of a run,
     try:
         page, *drawn = write_report(run)
         print(f"{page}, and {len(drawn)} figures beside it")
-    except ValueError as error:
+    except UserMistake as error:
         exit_on_mistake(error)
 
 
@@ -45,16 +46,16 @@ def compare(
     try:
         if diff:
             if len(runs) != 2:
-                raise ValueError(f"--diff takes two runs, not {len(runs)}")
+                raise UserMistake(f"--diff takes two runs, not {len(runs)}")
             print(difference(*runs), end="")
             return
         if split not in (None, "validation", "test"):
-            raise ValueError(f"unknown split '{split}'; known: validation, test")
+            raise UserMistake(f"unknown split '{split}'; known: validation, test")
         found, missing = gather(runs)
         for sentence in missing:
             say(sentence)
         tables = write_comparison(found, output, target or (), _budgets(budget or ()), split, against)
-    except ValueError as error:
+    except UserMistake as error:
         exit_on_mistake(error)
     for table in tables:
         print(table.markdown())
@@ -72,7 +73,7 @@ def watch(
 
     try:
         follow(run, every, once)
-    except ValueError as error:
+    except UserMistake as error:
         exit_on_mistake(error)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -91,13 +92,13 @@ def tensorboard(
         with open_run(run) as log:
             folder = output or log.path.parent / FOLDER
             export(log, folder).close()
-    except ValueError as error:
+    except UserMistake as error:
         exit_on_mistake(error)
     print(f"tensorboard --logdir {folder}")
 
 
 def _budgets(words: Iterable[str]) -> list[tuple[str, float]]:
-    """Costs and their budgets; raises ValueError for a word that is not of the form bytes=1e9."""
+    """Costs and their budgets; raises UserMistake for a word that is not of the form bytes=1e9."""
     found = []
     for word in words:
         name, equals, text = word.partition("=")
@@ -106,5 +107,5 @@ def _budgets(words: Iterable[str]) -> list[tuple[str, float]]:
         except ValueError:
             equals = ""
         if not equals:
-            raise ValueError(f"--budget '{word}' is not of the form COST=NUMBER, as bytes=1e9")
+            raise UserMistake(f"--budget '{word}' is not of the form COST=NUMBER, as bytes=1e9")
     return found

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raffm_mpi.cli.base import all_ranks, app, exit_on_mistake, prepare_libraries
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.messages import MET, say
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def run(
     anything else.
     """
     from raffm_mpi.config import load_settings
-    from raffm_mpi.exchange.interruptions import Interruption, RankSilent, RanksLost, ServerLost
+    from raffm_mpi.exchange.interruptions import Interruption, RanksFailed, RankSilent, ServerFailed
 
     with all_ranks() as transport:
         if supervised and transport.rank == 0:
@@ -47,9 +48,11 @@ def run(
             run_federation(settings, transport, make_display, overwrite, first)
             if transport.rank == 0:
                 print_summary(Path(settings.output))
-        except RanksLost:
-            transport.abort("ranks died while the run was set up; start it again with --resume", RanksLost.exit_status)
-        except (ServerLost, RankSilent) as interruption:
+        except RanksFailed:
+            transport.abort(
+                "ranks died while the run was set up; start it again with --resume", RanksFailed.exit_status
+            )
+        except (ServerFailed, RankSilent) as interruption:
             transport.abort(f"{interruption}; start it again with --resume", interruption.exit_status)
         except Interruption as interruption:  # of rank 0, which has saved the run and let the groups go
             say(f"{interruption}; --resume goes on")
@@ -92,7 +95,7 @@ def supervise(
         supervisor = run.supervisor()
         supervisor.catch_signals()
         status = supervisor.run()
-    except ValueError as error:
+    except UserMistake as error:
         exit_on_mistake(error)
     if status == RESUMABLE:
         requeue(max_requeues)
@@ -118,7 +121,7 @@ def verify(
         if rounds and not flaws:
             prepare_libraries(_threads_of(run))
             flaws = verification.replay(run, rounds, Transport(), overrides or [])
-    except ValueError as error:
+    except UserMistake as error:
         exit_on_mistake(error)
     for flaw in flaws:
         say(flaw)

@@ -21,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from raffm_mpi.errors import UserMistake
+
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -46,13 +48,13 @@ Task = Literal[
 ]
 
 
-class Group(BaseModel):
+class SettingsGroup(BaseModel):
     """A group of settings: no unknown keys, frozen once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class LoRASettings(Group):
+class LoRASettings(SettingsGroup):
     """LoRA (Hu et al., 2021): clients train adapters and the task head, and the base stays as it is.
 
     ``targets`` are the linear layers that have adapters, by full path or its end; left out, those of attention. With
@@ -74,7 +76,7 @@ class LoRASettings(Group):
         return self
 
 
-class ModelSettings(Group):
+class ModelSettings(SettingsGroup):
     """Which transformer: pretrained by ``name`` (hub name or folder), or from scratch by ``family`` and ``config``.
 
     With ``lora`` it gets adapters, and they are what clients train.
@@ -94,7 +96,7 @@ class ModelSettings(Group):
         return self
 
 
-class ColumnSettings(Group):
+class ColumnSettings(SettingsGroup):
     """Column names of the data set; what is left out is inferred, but for ``target``, which makes the task seq2seq."""
 
     image: str | None = None
@@ -107,7 +109,7 @@ class ColumnSettings(Group):
     target: str | None = None
 
 
-class PartitionSettings(Group):
+class PartitionSettings(SettingsGroup):
     """How examples are dealt to clients; see :mod:`raffm_mpi.data`."""
 
     kind: Literal["iid", "dirichlet", "shards", "k_shot", "by_column"] = "iid"
@@ -125,7 +127,7 @@ class PartitionSettings(Group):
         return self
 
 
-class DataSettings(Group):
+class DataSettings(SettingsGroup):
     """Which data set, how it is split and dealt to clients, and how long its texts may be (in tokens).
 
     ``task`` is inferred from the columns when it is left out. ``subset`` is a configuration of the data set
@@ -155,7 +157,7 @@ class DataSettings(Group):
         return self
 
 
-class FederationSettings(Group):
+class FederationSettings(SettingsGroup):
     """The population and the rounds.
 
     A round whose cohort gives fewer than ``min_trained`` updates is repeated with another cohort, ``max_repeats`` times
@@ -170,7 +172,7 @@ class FederationSettings(Group):
     paper_faithful: bool = False
 
 
-class SpaceSettings(Group):
+class SpaceSettings(SettingsGroup):
     """Sizes that each kind of dimension may take: whole numbers are sizes, fractions are of the full model's size."""
 
     ffn: list[int | float] = [0.25, 0.5, 0.75, 1.0]
@@ -190,13 +192,13 @@ class SpaceSettings(Group):
         return self
 
 
-class FedAvgSettings(Group):
+class FedAvgSettings(SettingsGroup):
     """FedAvg (McMahan et al., 2017): every client trains the full model."""
 
     name: Literal["fedavg"] = "fedavg"
 
 
-class RaFFMSettings(Group):
+class RaFFMSettings(SettingsGroup):
     """RaFFM (Yu, Muñoz, Jannesari, 2023): salient entries first, a sub-model for each client.
 
     ``distillation`` is the share of the loss by which clients with the full model teach smaller ones of their own.
@@ -228,7 +230,7 @@ class RaFFMSettings(Group):
         return self
 
 
-class BudgetSettings(Group):
+class BudgetSettings(SettingsGroup):
     """Clients with budgets: shares of the full model, of which each keeps one drawn by the seed, or their devices.
 
     ``budget: device`` gives each client the largest sub-model that its device can hold and have ready in time.
@@ -280,7 +282,7 @@ class FIARSESettings(BudgetSettings):
     name: Literal["fiarse"] = "fiarse"
 
 
-class PruneFLSettings(Group):
+class PruneFLSettings(SettingsGroup):
     """PruneFL (Jiang et al., 2022): one sparse model for all, chosen anew after every n-th round, which is dense."""
 
     name: Literal["prunefl"] = "prunefl"
@@ -294,7 +296,7 @@ class PriSMSettings(BudgetSettings):
     name: Literal["prism"] = "prism"
 
 
-class CustomSettings(Group):
+class CustomSettings(SettingsGroup):
     """A method of the user's own: ``name`` is ``path/to/file.py:ClassName``, ``options`` are the class's."""
 
     name: Annotated[str, Field(pattern=r"\.py:\w+$")]
@@ -325,10 +327,12 @@ MethodSettings: TypeAlias = (
     | Annotated[PriSMSettings, Tag("prism")]
     | Annotated[CustomSettings, Tag(_CUSTOM)]
 )
-METHODS: dict[str, type[Group]] = {tag.tag: own for own, tag in (get_args(one) for one in get_args(MethodSettings))}
+METHODS: dict[str, type[SettingsGroup]] = {
+    tag.tag: own for own, tag in (get_args(one) for one in get_args(MethodSettings))
+}
 
 
-class TrainingSettings(Group):
+class TrainingSettings(SettingsGroup):
     """Local training on a client."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -379,7 +383,7 @@ def _check_given(values: Mapping[str, Any], choice: str, chosen: str, known: Map
             raise ValueError(f"{name} goes with {choice} {', '.join(others)}, not {chosen}")
 
 
-class ServerSettings(Group):
+class ServerSettings(SettingsGroup):
     """The server's step on the mean update (:mod:`raffm_mpi.aggregation.server_optimizer`); ``none`` adds it as it is.
 
     What goes with the optimizer and is left out gets its default (``learning_rate`` 1 for fedavgm, 0.01 for the
@@ -418,7 +422,7 @@ _AVAILABILITY_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-class AvailabilitySettings(Group):
+class AvailabilitySettings(SettingsGroup):
     """When clients can be reached, in virtual time.
 
     ``on_off``: for ``on_s``, then not for ``off_s``, each client from a moment of its own. ``daily``: once a day for
@@ -448,7 +452,7 @@ class AvailabilitySettings(Group):
         return self
 
 
-class DeviceSettings(Group):
+class DeviceSettings(SettingsGroup):
     """The clients' devices, and what the virtual clock does with them (docs/devices.md).
 
     ``population`` is a name or the share of each device; ``profiles`` a file of more devices and populations. A round
@@ -464,7 +468,7 @@ class DeviceSettings(Group):
     availability: AvailabilitySettings = AvailabilitySettings()
 
 
-class ComputeSettings(Group):
+class ComputeSettings(SettingsGroup):
     """What a client group computes with, and the server.
 
     ``server_device`` cpu keeps a server that has client groups beside it off their GPUs. ``gpu_aware_mpi`` hands MPI
@@ -478,7 +482,7 @@ class ComputeSettings(Group):
     gpu_aware_mpi: bool = False
 
 
-class EvaluationSettings(Group):
+class EvaluationSettings(SettingsGroup):
     """When and where models are evaluated, and which."""
 
     every: PositiveInt = 1
@@ -488,7 +492,7 @@ class EvaluationSettings(Group):
     personal: bool = True  # each client's score on its share of the test split, after the last round
 
 
-class ReliabilitySettings(Group):
+class ReliabilitySettings(SettingsGroup):
     """Checkpoints, and how long a run waits before it gives up on a rank or a disk (docs/reliability.md).
 
     ``checkpoint_every`` counts rounds; null writes none. ``start_timeout_s`` is how long supervise gives all ranks to
@@ -504,14 +508,14 @@ class ReliabilitySettings(Group):
     stop_before_end_s: Annotated[float, Field(ge=0)] = 120.0
 
 
-class LogSettings(Group):
+class LogSettings(SettingsGroup):
     """The HDF5 log; ``tensorboard`` also writes event files as the run goes on."""
 
     file_locking: bool = True
     tensorboard: bool = False
 
 
-class Settings(Group):
+class Settings(SettingsGroup):
     """All settings of a run, as in ``configs/*.yaml``."""
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -582,21 +586,21 @@ class Settings(Group):
 def load_settings(path: str | Path, overrides: list[str] | None = None) -> Settings:
     """Read a YAML config and apply ``key=value`` overrides (dotted keys, YAML values).
 
-    Raises ValueError with one sentence for each mistake, all at once.
+    Raises UserMistake with one sentence for each mistake, all at once.
     """
     return check_settings(apply_overrides(_read_yaml(Path(path)), overrides or []), str(path))
 
 
 def check_settings(values: dict[str, Any], source: str) -> Settings:
-    """The values as settings; raises ValueError with one sentence for each mistake, which names their ``source``."""
+    """The values as settings; raises UserMistake with one sentence for each mistake, which names their ``source``."""
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise ValueError("\n".join(_sentences(error, source))) from None
+        raise UserMistake("\n".join(_sentences(error, source))) from None
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The values with ``key=value`` overrides applied, in place; raises ValueError for one that is not of that form."""
+    """The values with ``key=value`` overrides applied, in place; UserMistake for one that is not of that form."""
     for override in overrides:
         _apply_override(values, override)
     return values
@@ -606,31 +610,31 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"config '{path}' does not exist") from None
+        raise UserMistake(f"config '{path}' does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"config '{path}' cannot be read: {error}") from None
+        raise UserMistake(f"config '{path}' cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"config '{path}' is not YAML: {' '.join(str(error).split())}") from None
+        raise UserMistake(f"config '{path}' is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"config '{path}' must be a mapping such as 'seed: 0', got {type(values).__name__}")
+        raise UserMistake(f"config '{path}' must be a mapping such as 'seed: 0', got {type(values).__name__}")
     return values
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ValueError(f"override '{override}' is not of the form key=value")
+        raise UserMistake(f"override '{override}' is not of the form key=value")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ValueError(f"override '{override}': the value is not YAML") from None
+        raise UserMistake(f"override '{override}': the value is not YAML") from None
     *parents, last = key.split(".")
     for parent in parents:
         below = values.setdefault(parent, {})
         if below is None:
             below = values[parent] = {}
         if not isinstance(below, dict):
-            raise ValueError(f"override '{override}': '{parent}' is a value, not a group of settings")
+            raise UserMistake(f"override '{override}': '{parent}' is a value, not a group of settings")
         values = below
     values[last] = value
 

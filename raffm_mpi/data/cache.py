@@ -24,6 +24,7 @@ from raffm_mpi.data.source import DataInfo, load
 from raffm_mpi.data.splits import HELD_OUT, META, stored_examples
 from raffm_mpi.data.texts import CausalWriter, Seq2SeqWriter, TextInput, TextWriter, TokenWriter
 from raffm_mpi.data.unreadable import Unreadable, load_unreadable
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.seeds import generator
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def prepare(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInp
 
     A training example that cannot be read is marked, and ``Split.batch`` refuses it; none is held out.
 
-    Raises ValueError naming the split and row of an example that cannot be used, or the setting that is wrong.
+    Raises UserMistake naming the split and row of an example that cannot be used, or the setting that is wrong.
     """
     writer = _writer(info, settings, inputs)
     described = _describe(info, settings, inputs, writer)
@@ -122,7 +123,7 @@ def _writer(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInp
     if isinstance(inputs, ImageInput) and info.task not in TOKEN_WRITERS:
         return ImageWriter(inputs)
     taken = "images" if isinstance(inputs, ImageInput) else "text"
-    raise ValueError(f"data.path: '{settings.path}' holds {info.task} examples, but the model takes {taken}")
+    raise UserMistake(f"data.path: '{settings.path}' holds {info.task} examples, but the model takes {taken}")
 
 
 def _build_once(folder: Path, build: Callable[[Path], None]) -> Path:
@@ -136,7 +137,7 @@ def _build_once(folder: Path, build: Callable[[Path], None]) -> Path:
         temporary.rename(folder)
     except OSError as error:
         if not folder.exists():
-            raise ValueError(f"data.cache: '{folder.parent}' cannot be filled: {error}") from error
+            raise UserMistake(f"data.cache: '{folder.parent}' cannot be filled: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
@@ -160,7 +161,7 @@ def _group_ids(examples: Dataset, column: str, where: str) -> np.ndarray:
     ids = np.asarray(pc.fill_null(pc.index_in(values, value_set=distinct(values)), -1), dtype=np.int64)
     missing = np.flatnonzero(ids < 0)
     if missing.size:
-        raise ValueError(f"{where}, row {missing[0]}: column '{column}' is null; by_column needs a value everywhere")
+        raise UserMistake(f"{where}, row {missing[0]}: column '{column}' is null; by_column needs a value everywhere")
     return ids
 
 
@@ -177,7 +178,7 @@ def _hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     rounded_up = np.argsort(-remainders, kind="stable")[:short]
     taken[rounded_up] += remainders[rounded_up] > 0
     if not taken.any():
-        raise ValueError(
+        raise UserMistake(
             f"data.validation_fraction: {fraction} of {len(labels)} training examples holds out none; "
             "allowed are 0 (no validation split) and larger fractions"
         )

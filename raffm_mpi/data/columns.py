@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raffm_mpi.config import ColumnSettings, DataSettings, Task
+from raffm_mpi.errors import UserMistake
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -53,23 +54,23 @@ class Columns:
 def find_columns(features: Features, settings: DataSettings) -> tuple[Task, Columns]:
     """The task and its columns.
 
-    Raises ValueError with one sentence for a column that is missing, ambiguous, of the wrong type, or not the task's.
+    Raises UserMistake with one sentence for a column that is missing, ambiguous, of the wrong type, or not the task's.
     """
     wanted, group = settings.columns, settings.partition.column
     named = {role: name for role, name in wanted if name is not None}
     for place, name in {**{f"columns.{role}": name for role, name in named.items()}, "partition.column": group}.items():
         if name is not None and name not in features:
-            raise ValueError(f"data.{place}: column '{name}' is not in the data set; columns: {', '.join(features)}")
+            raise UserMistake(f"data.{place}: column '{name}' is not in the data set; columns: {', '.join(features)}")
     if group is not None:
         _check_type(features, "partition.column", group, DISCRETE)
     if len(set(named.values())) < len(named):
-        raise ValueError(
+        raise UserMistake(
             f"data.columns: {', '.join(named)} name columns {', '.join(named.values())}; a column has one role"
         )
     task = settings.task or _infer_task(features, wanted, group)
     for role, name in named.items():
         if role not in ROLES[task]:
-            raise ValueError(
+            raise UserMistake(
                 f"data.columns.{role}: column '{name}' is named, but {task} reads only {', '.join(ROLES[task])}"
             )
     return task, _columns_of(task, features, wanted, group)
@@ -114,7 +115,7 @@ def _columns_of(task: Task, features: Features, wanted: ColumnSettings, group: s
 def _find_image(features: Features, wanted: ColumnSettings) -> str:
     images = _images(features)
     if wanted.image and wanted.image not in images:
-        raise ValueError(f"data.columns.image: column '{wanted.image}' holds no images but {features[wanted.image]}")
+        raise UserMistake(f"data.columns.image: column '{wanted.image}' holds no images but {features[wanted.image]}")
     return wanted.image or _only("image", images, features)
 
 
@@ -129,7 +130,7 @@ def _find_questions(features: Features, wanted: ColumnSettings, group: str | Non
     parts = answers if isinstance(answers, dict) else {}
     types = {name: _type(getattr(part, "feature", None)) for name, part in parts.items()}
     if types.get("text") not in TEXT_TYPES or types.get("answer_start") not in WHOLE_TYPES:
-        raise ValueError(
+        raise UserMistake(
             f"data.columns.answers: column '{found['answers']}' holds {answers}; allowed are answers of the form "
             "{text: [strings], answer_start: [whole numbers]}"
         )
@@ -163,8 +164,8 @@ def _only(role: str, found: Sequence[str], features: Iterable[str], remedy: str 
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(f"data.columns.{role}: columns {', '.join(found)} may all be the {role}; name one")
-    raise ValueError(
+        raise UserMistake(f"data.columns.{role}: columns {', '.join(found)} may all be the {role}; name one")
+    raise UserMistake(
         f"data.columns.{role}: no column is known as the {role}; name one of {', '.join(features)}{remedy}"
     )
 
@@ -179,4 +180,4 @@ def _check_type(features: Features, place: str, name: str, allowed: str, task: T
     found = _type(features[name])
     if found not in TYPES[allowed]:
         needed = f"; task {task} allows" if task else "; allowed are"
-        raise ValueError(f"data.{place}: column '{name}' holds {found}{needed} {allowed}")
+        raise UserMistake(f"data.{place}: column '{name}' holds {found}{needed} {allowed}")

@@ -12,6 +12,7 @@ import torch
 
 from raffm_mpi.data.columns import Columns
 from raffm_mpi.data.unreadable import Unreadable
+from raffm_mpi.errors import UserMistake
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,7 +34,7 @@ class Writer(ABC):
     def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, unreadable: Unreadable) -> None:
         """Write the files of one split; an example that cannot be read is marked, and anything stands in for it.
 
-        Raises ValueError naming the row of what cannot be used.
+        Raises UserMistake naming the row of what cannot be used.
         """
 
 
@@ -57,7 +58,7 @@ class Reader(ABC):
 
     def spans(self, rows: np.ndarray) -> np.ndarray:
         """The characters of the context that each token stands for, int64 [B, L, 2]; -1 for other tokens."""
-        raise ValueError("spans are of question_answering alone")
+        raise UserMistake("spans are of question_answering alone")
 
     def references(self, rows: np.ndarray, examples: np.ndarray) -> References | None:
         """The contexts and answers of the rows, which were made of ``examples``; None where there are none."""

@@ -14,7 +14,8 @@ import torch
 
 from raffm_mpi.data.columns import Columns
 from raffm_mpi.data.formats import ArrayFile, Reader, Writer, label_tensor, open_array
-from raffm_mpi.data.unreadable import Unreadable
+from raffm_mpi.data.unreadable import Unreadable, UnreadableExample
+from raffm_mpi.errors import UserMistake
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,9 +38,9 @@ class ImageInput:
 
     def __post_init__(self) -> None:
         if self.num_channels not in IMAGE_MODES:
-            raise ValueError(f"model: images of {self.num_channels} channels; allowed are 1 (grey) and 3 (RGB)")
+            raise UserMistake(f"model: images of {self.num_channels} channels; allowed are 1 (grey) and 3 (RGB)")
         if not len(self.mean) == len(self.std) == self.num_channels:
-            raise ValueError(
+            raise UserMistake(
                 f"model: images of {self.num_channels} channels need as many means and deviations, "
                 f"got {self.mean} and {self.std}"
             )
@@ -69,7 +70,7 @@ class ImageWriter(Writer):
             for place, raw in enumerate(images):
                 try:
                     pixels[place] = self._pixels(raw)
-                except ValueError as error:
+                except UnreadableExample as error:
                     causes[start + place] = str(error)
             return pixels, causes
 
@@ -84,26 +85,26 @@ class ImageWriter(Writer):
                     file.append(pixels)
 
     def _pixels(self, raw: dict[str, Any] | None) -> np.ndarray:
-        """One image, uint8 [C, H, W]; raises ValueError with the cause where it cannot be read."""
+        """One image, uint8 [C, H, W]; raises UnreadableExample with the cause where it cannot be read."""
         from datasets import Image
         from PIL import UnidentifiedImageError
         from PIL.Image import Resampling
 
         if raw is None:
-            raise ValueError("the image is missing")
+            raise UnreadableExample("the image is missing")
         try:
             image = Image().decode_example(raw)
             if image.mode in WIDE_MODES:
-                raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+                raise UnreadableExample(f"mode {image.mode} has more than 8 bits a channel")
             image = image.convert(self._mode)
             if image.size != self._size:
                 image = image.resize(self._size, Resampling.BILINEAR)
         except UnidentifiedImageError as error:  # says where in memory it looked, which is another place each time
-            raise ValueError("the image cannot be decoded: its format is unknown") from error
+            raise UnreadableExample("the image cannot be decoded: its format is unknown") from error
         except Exception as error:  # PIL's codecs raise many types
             if isinstance(error, MemoryError) or getattr(error, "errno", None) in MACHINE_FAULTS:
                 raise
-            raise ValueError(f"the image cannot be decoded: {error}") from error
+            raise UnreadableExample(f"the image cannot be decoded: {error}") from error
         return np.asarray(image).reshape(*self._shape[1:], -1).transpose(2, 0, 1)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from raffm_mpi.config import Task
 from raffm_mpi.data.columns import Columns
+from raffm_mpi.errors import UserMistake
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,7 +58,7 @@ def label_names(train: Dataset, column: str) -> tuple[str, ...]:
 def known_labels(split: Dataset, task: Task, columns: Columns, names: Sequence[str], where: str) -> np.ndarray:
     """The label of every example: classes (int64 [N]), numbers (float64 [N]), or zeros (int64 [N]) without either.
 
-    Raises ValueError naming the row of a label that is no class or no finite number.
+    Raises UserMistake naming the row of a label that is no class or no finite number.
     """
     if columns.label is None:
         return np.zeros(len(split), dtype=np.int64)
@@ -69,7 +70,7 @@ def known_labels(split: Dataset, task: Task, columns: Columns, names: Sequence[s
         unknown, wanted = np.flatnonzero(labels < 0), f"one of the {len(names)} classes"
     if unknown.size:
         value = read_column(split, columns.label)[int(unknown[0])].as_py()
-        raise ValueError(f"{where}, row {unknown[0]}: label {value!r} is not {wanted}")
+        raise UserMistake(f"{where}, row {unknown[0]}: label {value!r} is not {wanted}")
     return labels
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raffm_mpi.config import PartitionSettings
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.seeds import generator
 
 KINDS_OF_CLASSES = ("dirichlet", "shards", "k_shot")
@@ -54,7 +55,7 @@ def partition(
     ``examples`` (int64 [N], ascending; ``Split.examples``) says of which example a row was made: all rows of one go
     to one client, and the minimum and equal sizes are of examples. Left out, every row is an example of its own.
 
-    Raises ValueError when the examples do not suffice.
+    Raises UserMistake when the examples do not suffice.
     """
     labels = np.asarray(labels)
     if examples is not None:
@@ -64,7 +65,7 @@ def partition(
     if settings.kind == "by_column":
         dealt = _by_column(settings, groups, num_clients)
     elif num_clients is None:
-        raise ValueError(f"federation.num_clients is missing; data.partition.kind {settings.kind} cannot infer it")
+        raise UserMistake(f"federation.num_clients is missing; data.partition.kind {settings.kind} cannot infer it")
     elif settings.kind == "k_shot":
         dealt = _k_shot(settings, labels, num_clients, generator(seed, "partition"), label_names)
     else:
@@ -76,21 +77,21 @@ def partition(
 
 
 def check_kind(settings: PartitionSettings, task: str, has_classes: bool) -> None:
-    """Raise ValueError if examples are to be dealt by classes that they do not have."""
+    """Raise UserMistake if examples are to be dealt by classes that they do not have."""
     if not has_classes and settings.kind in KINDS_OF_CLASSES:
-        raise ValueError(
+        raise UserMistake(
             f"data.partition.kind: '{settings.kind}' needs classes, and {task} has none; allowed are iid and by_column"
         )
 
 
 def check_enough(settings: PartitionSettings, num_examples: int, num_clients: int) -> None:
-    """Raise ValueError if so many clients cannot each have an example, or ``min_examples`` of them."""
+    """Raise UserMistake if so many clients cannot each have an example, or ``min_examples`` of them."""
     if num_clients > num_examples:
-        raise ValueError(
+        raise UserMistake(
             f"federation.num_clients: {num_clients} clients are more than the {num_examples} training examples"
         )
     if settings.min_examples * num_clients > num_examples:
-        raise ValueError(
+        raise UserMistake(
             f"data.partition.min_examples: {settings.min_examples} for each of {num_clients} clients are "
             f"{settings.min_examples * num_clients}, more than the {num_examples} training examples"
         )
@@ -99,7 +100,7 @@ def check_enough(settings: PartitionSettings, num_examples: int, num_clients: in
 def _check_minimum(settings: PartitionSettings, sizes: np.ndarray) -> None:
     smallest = int(sizes.argmin())
     if sizes[smallest] < settings.min_examples:
-        raise ValueError(
+        raise UserMistake(
             f"data.partition.min_examples: {settings.min_examples}, but kind {settings.kind} gives client {smallest} "
             f"only {sizes[smallest]}; only kind dirichlet moves examples between clients"
         )
@@ -149,7 +150,7 @@ def _iid(settings: PartitionSettings, labels: np.ndarray, num_clients: int, rng:
 def _shards(settings: PartitionSettings, labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> np.ndarray:
     num_shards, num_examples = num_clients * settings.shards_per_client, len(labels)
     if num_shards > num_examples:
-        raise ValueError(
+        raise UserMistake(
             f"data.partition.shards_per_client: {settings.shards_per_client} for each of {num_clients} clients are "
             f"{num_shards} shards, more than the {num_examples} training examples"
         )
@@ -223,7 +224,7 @@ def _k_shot(
         if len(members) < needed:
             name = f" ('{names[label]}')" if names is not None else ""
             remedy = "" if settings.replacement else "; use replacement: true, fewer clients or fewer shots"
-            raise ValueError(
+            raise UserMistake(
                 f"data.partition: k_shot of {settings.shots} for {num_clients} clients needs {needed} examples of "
                 f"class {label}{name}, the training split has {len(members)}{remedy}"
             )
@@ -250,10 +251,10 @@ def _draw_anew(num_members: int, num_clients: int, shots: int, rng: np.random.Ge
 
 def _by_column(settings: PartitionSettings, groups: np.ndarray | None, num_clients: int | None) -> Partition:
     if groups is None:
-        raise ValueError(f"data.partition.column: the values of column '{settings.column}' are not given")
+        raise UserMistake(f"data.partition.column: the values of column '{settings.column}' are not given")
     values, owners = np.unique(groups, return_inverse=True)
     if num_clients not in (None, len(values)):
-        raise ValueError(
+        raise UserMistake(
             f"federation.num_clients: {num_clients}, but column '{settings.column}' has {len(values)} values in the "
             f"training examples; leave num_clients out"
         )

@@ -17,6 +17,7 @@ from raffm_mpi.data.formats import ArrayFile, Reader, open_array
 from raffm_mpi.data.ragged import Ragged, RaggedFile
 from raffm_mpi.data.texts import TextInput, TokenWriter, text_batches, token_tensors
 from raffm_mpi.data.unreadable import Unreadable
+from raffm_mpi.errors import UserMistake
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -80,7 +81,7 @@ class QuestionWriter(TokenWriter):
         special = self._tokenizer.num_special_tokens_to_add(pair=True)
         for number, ids in enumerate(self._tokenizer(questions, add_special_tokens=False)["input_ids"]):
             if self._max_length - special - len(ids) <= self._stride:
-                raise ValueError(
+                raise UserMistake(
                     f"{where}, row {start + number}: the question has {len(ids)} tokens, which leaves the context no "
                     f"more than doc_stride {self._stride} of data.max_length {self._max_length}; raise max_length"
                 )

@@ -14,6 +14,7 @@ from raffm_mpi.config import DataSettings, Task
 from raffm_mpi.data.columns import Columns, find_columns
 from raffm_mpi.data.labels import CLASSIFICATION, are_withheld, label_names
 from raffm_mpi.data.partitions import check_kind
+from raffm_mpi.errors import UserMistake
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -61,7 +62,7 @@ def inspect(settings: DataSettings) -> DataInfo:
     Of two validation splits, as in MNLI, validation_matched is the validation split; validation_mismatched is the
     test split where there is no other or its labels are withheld.
 
-    Raises ValueError with one sentence when something is missing, ambiguous, of the wrong type or not of the task.
+    Raises UserMistake with one sentence when something is missing, ambiguous, of the wrong type or not of the task.
     """
     source = load(settings.path, settings.subset)
     if settings.train_split not in source:
@@ -81,18 +82,18 @@ def inspect(settings: DataSettings) -> DataInfo:
 def load(path: str, subset: str | None = None) -> DatasetDict:
     """All splits (a ``datasets.DatasetDict``) of "digits", of a local folder or of a data set on the hub.
 
-    Raises ValueError with one sentence for what cannot be loaded, with the known subsets where the subset is wrong.
+    Raises UserMistake with one sentence for what cannot be loaded, with the known subsets where the subset is wrong.
     """
     if path == "digits":
         if subset is not None:
-            raise ValueError(f"data.subset: '{subset}' is not in data set 'digits', which has none")
+            raise UserMistake(f"data.subset: '{subset}' is not in data set 'digits', which has none")
         return _digits()
     folder = Path(path).expanduser()
     looks_local = path.startswith((".", "/", "~")) or path.count(os.sep) > 1 or folder.exists()
     if looks_local and not folder.exists():
-        raise ValueError(f"data.path: folder '{path}' does not exist")
+        raise UserMistake(f"data.path: folder '{path}' does not exist")
     if looks_local and not folder.is_dir():
-        raise ValueError(f"data.path: '{path}' is a file; give the folder that holds it")
+        raise UserMistake(f"data.path: '{path}' is a file; give the folder that holds it")
     from datasets import load_dataset
 
     source = str(folder) if looks_local else path
@@ -103,7 +104,7 @@ def load(path: str, subset: str | None = None) -> DatasetDict:
         return load_dataset(source, subset)
     except Exception as error:  # a dozen unrelated types: the hub, the network, the disk, the file formats
         _check_subset(path, subset, _configurations(source), folders)
-        raise ValueError(f"data.path: '{path}' cannot be loaded: {' '.join(str(error).split())}") from error
+        raise UserMistake(f"data.path: '{path}' cannot be loaded: {' '.join(str(error).split())}") from error
 
 
 def _configurations(source: str) -> list[str]:
@@ -117,12 +118,12 @@ def _configurations(source: str) -> list[str]:
 
 
 def _check_subset(path: str, subset: str | None, configurations: list[str], folders: list[str]) -> None:
-    """Raise ValueError if the subset is the reason why a data set cannot be loaded."""
+    """Raise UserMistake if the subset is the reason why a data set cannot be loaded."""
     known = ", ".join([*configurations, *(name for name in folders if name not in configurations)])
     if subset is None and len(configurations) > 1:
-        raise ValueError(f"data.subset is missing: data set '{path}' has several; known: {known}")
+        raise UserMistake(f"data.subset is missing: data set '{path}' has several; known: {known}")
     if subset is not None and configurations and subset not in (*configurations, *folders):
-        raise ValueError(f"data.subset: '{subset}' is not in data set '{path}'; known: {known}")
+        raise UserMistake(f"data.subset: '{subset}' is not in data set '{path}'; known: {known}")
 
 
 def _digits() -> DatasetDict:
@@ -155,7 +156,7 @@ def _find_splits(
             raise _unknown_split(f"{role}_split", name, source)
         if name in splits.values():
             other = next(other for other, used in splits.items() if used == name)
-            raise ValueError(f"data.{role}_split: split '{name}' is the {other} split already")
+            raise UserMistake(f"data.{role}_split: split '{name}' is the {other} split already")
         splits[role] = name
     for role, known in (("validation", VALIDATION_NAMES), ("test", TEST_NAMES)):
         free = [name for name in known if name in source and name not in splits.values()]
@@ -164,9 +165,9 @@ def _find_splits(
         if role not in splits and free:
             splits[role] = free[0]
     if settings.test_split is not None and are_withheld(source[settings.test_split], task, columns, names):
-        raise ValueError(f"data.test_split: the labels of split '{settings.test_split}' are withheld")
+        raise UserMistake(f"data.test_split: the labels of split '{settings.test_split}' are withheld")
     return splits
 
 
-def _unknown_split(setting: str, name: str, source: Iterable[str]) -> ValueError:
-    return ValueError(f"data.{setting}: split '{name}' is not in the data set; splits: {', '.join(source)}")
+def _unknown_split(setting: str, name: str, source: Iterable[str]) -> UserMistake:
+    return UserMistake(f"data.{setting}: split '{name}' is not in the data set; splits: {', '.join(source)}")

@@ -75,7 +75,7 @@ class Split:
     def spans(self, indices: np.ndarray) -> np.ndarray:
         """The first character of the context of each token in a batch and the one after its last, int64 [B, L, 2].
 
-        -1 for tokens outside the context. Raises ValueError for tasks other than question_answering.
+        -1 for tokens outside the context. Raises UserMistake for tasks other than question_answering.
         """
         return self._reader.spans(self._rows[indices])
 

@@ -15,6 +15,7 @@ from raffm_mpi.data.columns import Columns
 from raffm_mpi.data.formats import Reader, Writer, label_tensor, open_array
 from raffm_mpi.data.ragged import Ragged, RaggedFile
 from raffm_mpi.data.unreadable import Unreadable
+from raffm_mpi.errors import UserMistake
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -99,7 +100,7 @@ class CausalWriter(TokenWriter):
                 kept.append(start + np.array(numbers, dtype=np.int64))
         rows = np.concatenate(kept)
         if not len(rows):
-            raise ValueError(f"{unreadable.where}: no text has two tokens or more, so there is nothing to predict")
+            raise UserMistake(f"{unreadable.where}: no text has two tokens or more, so there is nothing to predict")
         np.save(folder / f"{role}_examples.npy", rows)
 
 
@@ -193,11 +194,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False)
     except Exception as error:  # the hub, the network, the disk, the file formats
-        raise ValueError(f"data.tokenizer: '{name}' cannot be loaded: {' '.join(str(error).split())}") from error
+        raise UserMistake(f"data.tokenizer: '{name}' cannot be loaded: {' '.join(str(error).split())}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ValueError(f"data.tokenizer: '{name}' has no fast tokenizer (tokenizer.json), the only kind allowed")
+        raise UserMistake(f"data.tokenizer: '{name}' has no fast tokenizer (tokenizer.json), the only kind allowed")
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise ValueError(f"data.tokenizer: '{name}' has neither a pad nor an end-of-text token; name one that has")
+            raise UserMistake(f"data.tokenizer: '{name}' has neither a pad nor an end-of-text token; name one that has")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

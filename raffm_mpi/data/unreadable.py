@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from raffm_mpi.errors import UserMistake
+
 MOST_UNREADABLE = 0.1  # of the training examples; where more are, the column is wrong and not an example
 
 
-class UnreadableExample(ValueError):
+class UnreadableExample(Exception):
     """A batch holds an example that could not be read when the data set was prepared; the message names it."""
 
 
@@ -24,15 +26,15 @@ class Unreadable:
     def mark(self, row: int, cause: str) -> None:
         """Note why an example cannot be read; the first cause of a row stays.
 
-        Raises ValueError in a split that is scored, since a score over fewer examples would be another score, and
+        Raises UserMistake in a split that is scored, since a score over fewer examples would be another score, and
         when more than ``MOST_UNREADABLE`` of the training examples are marked.
         """
         self._causes.setdefault(row, cause)
         if self._role != "train":
-            raise ValueError(self._sentence(row))
+            raise UserMistake(self._sentence(row))
         if len(self._causes) > MOST_UNREADABLE * self._num_examples:
             first = min(self._causes)
-            raise ValueError(
+            raise UserMistake(
                 f"{self.where}: at least {len(self._causes)} of {self._num_examples} examples cannot be read, more "
                 f"than {MOST_UNREADABLE:.0%}; the first is row {first}: {self._causes[first]}"
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from raffm_mpi.config import AvailabilitySettings
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.seeds import generator
 
 DAY_S = 86400.0
@@ -91,7 +92,7 @@ def _after(moment_s: float) -> float:
 
 
 def make_availability(settings: AvailabilitySettings, num_clients: int, seed: int) -> Availability:
-    """What the settings describe; raises ValueError for a file that does not say it."""
+    """What the settings describe; raises UserMistake for a file that does not say it."""
     draws = generator(seed, "availability")
     if settings.kind == "on_off":
         assert settings.on_s is not None
@@ -116,17 +117,17 @@ def _read_traces(path: Path, num_clients: int) -> Traces:
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{place} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise UserMistake(f"{place} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     missing = [name for name in _COLUMNS if name not in table]
     if missing or not len(table):
         what = f"has no column {', '.join(missing)}" if missing else "has no interval"
-        raise ValueError(f"{place} {what}; needed are {', '.join(_COLUMNS)} and a row or more")
+        raise UserMistake(f"{place} {what}; needed are {', '.join(_COLUMNS)} and a row or more")
     numbers = table[list(_COLUMNS)].apply(pd.to_numeric, errors="coerce")
     bad = numbers.isna().any(axis=1) | (numbers["start_s"] < 0) | ~(numbers["end_s"] > numbers["start_s"])
     bad |= ~np.isfinite(numbers["end_s"])
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         shown = ",".join(str(value) for value in table[list(_COLUMNS)].iloc[row])
-        raise ValueError(f"{place}: row {row + 2} is {shown}; needed are numbers with 0 <= start_s < end_s")
+        raise UserMistake(f"{place}: row {row + 2} is {shown}; needed are numbers with 0 <= start_s < end_s")
     _, trace = np.unique(numbers["trace"], return_inverse=True)
     return Traces(trace, numbers["start_s"].to_numpy(float), numbers["end_s"].to_numpy(float), num_clients)

@@ -54,7 +54,7 @@ class Fleet:
 
 
 def make_fleet(settings: DeviceSettings, num_clients: int, seed: int) -> Fleet:
-    """The devices that the settings describe; raises ValueError for what they name and nobody knows."""
+    """The devices that the settings describe; raises UserMistake for what they name and nobody knows."""
     known = read_profiles(settings.profiles)
     shares = population(settings.population, known)
     of_client = np.repeat(np.arange(len(shares), dtype=np.int16), counts(list(shares.values()), num_clients))

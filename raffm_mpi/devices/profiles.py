@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError
 
-from raffm_mpi.config import Group, Shares
+from raffm_mpi.config import SettingsGroup, Shares
+from raffm_mpi.errors import UserMistake
 
 Positive = Annotated[float, Field(gt=0)]
 Watts = Annotated[float, Field(ge=0)]
@@ -18,7 +19,7 @@ Watts = Annotated[float, Field(ge=0)]
 OWN = Path(__file__).with_name("profiles.yaml")
 
 
-class Profile(Group):
+class Profile(SettingsGroup):
     """One kind of device; ``sources`` say where a number is from, by the number's name."""
 
     memory_bytes: Positive  # that training may take
@@ -34,7 +35,7 @@ class Profile(Group):
 DEVICE_NUMBERS = tuple(name for name in Profile.model_fields if name != "sources")
 
 
-class Profiles(Group):
+class Profiles(SettingsGroup):
     """A file of profiles and populations."""
 
     profiles: dict[str, Profile] = Field(default={})
@@ -44,7 +45,7 @@ class Profiles(Group):
 def read_profiles(path: str | None = None) -> Profiles:
     """The package's profiles and populations, and those of a file, which go first.
 
-    Raises ValueError with one sentence a mistake.
+    Raises UserMistake with one sentence a mistake.
     """
     own = _read(OWN)
     if path is None:
@@ -54,7 +55,7 @@ def read_profiles(path: str | None = None) -> Profiles:
 
 
 def write_profile(path: Path, name: str, profile: Profile) -> None:
-    """Write a file with one profile, whole or not at all; raises ValueError where it cannot be written."""
+    """Write a file with one profile, whole or not at all; raises UserMistake where it cannot be written."""
     values = {"profiles": {name: profile.model_dump()}}
     new = path.with_name(f".{path.name}.new")
     try:
@@ -62,20 +63,20 @@ def write_profile(path: Path, name: str, profile: Profile) -> None:
         new.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
         os.replace(new, path)
     except OSError as error:
-        raise ValueError(f"profile '{path}' cannot be written: {error.strerror}") from None
+        raise UserMistake(f"profile '{path}' cannot be written: {error.strerror}") from None
 
 
 def population(wanted: str | Mapping[str, float], known: Profiles) -> dict[str, float]:
-    """The share of each device, in the order of the file; raises ValueError for an unknown population or device."""
+    """The share of each device, in the order of the file; raises UserMistake for an unknown population or device."""
     if isinstance(wanted, str):
         if wanted not in known.populations:
-            raise ValueError(
+            raise UserMistake(
                 f"devices.population: unknown population '{wanted}'; known: {', '.join(known.populations)}"
             )
         wanted = known.populations[wanted]
     for name in wanted:
         if name not in known.profiles:
-            raise ValueError(f"devices.population: unknown device '{name}'; known: {', '.join(known.profiles)}")
+            raise UserMistake(f"devices.population: unknown device '{name}'; known: {', '.join(known.profiles)}")
     return {name: wanted[name] for name in known.profiles if wanted.get(name)}
 
 
@@ -84,13 +85,13 @@ def _read(path: Path) -> Profiles:
     try:
         values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{place} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise UserMistake(f"{place} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{place} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserMistake(f"{place} is not YAML: {' '.join(str(error).split())}") from None
     try:
         return Profiles.model_validate(values or {})
     except ValidationError as error:
-        raise ValueError("\n".join(f"{place}: {_sentence(item)}" for item in error.errors())) from None
+        raise UserMistake("\n".join(f"{place}: {_sentence(item)}" for item in error.errors())) from None
 
 
 def _sentence(item: Any) -> str:

@@ -70,10 +70,10 @@ def check_thread_level(facts: Sequence[Facts]) -> Finding:
     return ok("thread level", f"MPI_THREAD_{_library(facts[0]).thread_level.upper()}; one thread calls MPI")
 
 
-def check_losses(facts: Sequence[Facts]) -> Finding:
+def check_failures(facts: Sequence[Facts]) -> Finding:
     """What a dead rank costs."""
     own = facts[0]
-    if own.survives_losses:
+    if own.survives_failures:
         return ok("losses", "a dead client group is survived (ULFM); for a dead rank 0 start again with --resume")
     if own.size == 1:
         return ok("losses", "one process: start it again with --resume if it dies")
@@ -85,16 +85,18 @@ def check_losses(facts: Sequence[Facts]) -> Finding:
     return warn("losses", text, f"{ULFM} in the batch script instead of {own.launcher.name}, or requeue the job")
 
 
-def check_lost_nodes(facts: Sequence[Facts]) -> Finding:
+def check_failed_nodes(facts: Sequence[Facts]) -> Finding:
     """Whether a host that falls silent is noticed."""
     own, hosts = facts[0], {each.host for each in facts}
-    if own.finds_lost_nodes:
-        return ok("lost nodes", "Open MPI's detector finds them, in a thread of its own")
+    if own.finds_failed_nodes:
+        return ok("failed nodes", "Open MPI's detector finds them, in a thread of its own")
     if len(hosts) == 1:
-        return ok("lost nodes", "one host: nothing to find")
-    if own.survives_losses:
-        return warn("lost nodes", "a host that falls silent is not noticed: its ranks hang the run", f"add {DETECTOR}")
-    return warn("lost nodes", "the scheduler must notice them", f"{ULFM} {DETECTOR}, or requeue the job")
+        return ok("failed nodes", "one host: nothing to find")
+    if own.survives_failures:
+        return warn(
+            "failed nodes", "a host that falls silent is not noticed: its ranks hang the run", f"add {DETECTOR}"
+        )
+    return warn("failed nodes", "the scheduler must notice them", f"{ULFM} {DETECTOR}, or requeue the job")
 
 
 def check_versions(facts: Sequence[Facts]) -> Finding:

@@ -15,6 +15,7 @@ from raffm_mpi.doctor.findings import Finding, exit_status, fail, listed, ok
 from raffm_mpi.doctor.folder import Folder, try_folder
 from raffm_mpi.doctor.intent import Intent
 from raffm_mpi.doctor.launcher import srun_plugins
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.exchange.transport import CHUNK_BYTES
 from raffm_mpi.log.reader import sentence
 
@@ -60,7 +61,7 @@ def check_transfer(size: int, wrong: Sequence[str]) -> Finding:
 def needed_bytes(intent: Intent) -> int:
     """What a run leaves in its folder at most: checkpoints, one more while it is written, sums in int64, the model.
 
-    Raises ValueError for a model that cannot be found.
+    Raises UserMistake for a model that cannot be found.
     """
     reliability = intent.settings.reliability
     checkpoints = reliability.checkpoints_kept + 1 if reliability.checkpoint_every else 0
@@ -91,8 +92,8 @@ def _judge(
         yield checks.check_launcher(facts, plugins)
         yield checks.check_pmix(facts, plugins)
         yield checks.check_thread_level(facts)
-        yield checks.check_losses(facts)
-        yield checks.check_lost_nodes(facts)
+        yield checks.check_failures(facts)
+        yield checks.check_failed_nodes(facts)
         yield check_transfer(exchange.size, wrong)
     yield checks.check_versions(facts)
     yield machine.check_cores(facts, settings.compute.threads_per_group)
@@ -109,6 +110,6 @@ def _check_space(intent: Intent, own: Facts) -> Finding:
     lost = own.sources and not own.sources.reachable and name in own.sources.not_cached  # asking for it would take long
     try:
         needed = needed_bytes(intent) if intent.has_model and not lost else None
-    except ValueError as error:
+    except UserMistake as error:
         return fail("space", sentence(error), "correct the settings of the model")
     return machine.check_space(str(place), shutil.disk_usage(place).free, needed)

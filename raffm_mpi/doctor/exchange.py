@@ -15,7 +15,8 @@ import numpy as np
 
 from raffm_mpi.doctor.findings import Finding, fail
 from raffm_mpi.doctor.launcher import Launcher
-from raffm_mpi.exchange.transport import Transport, UserMistake
+from raffm_mpi.errors import UserMistake
+from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.messages import say
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class Alone:
     size: int = 1
     node_rank: int = 0
     device_index: int = 0
-    survives_losses: bool = False
+    survives_failures: bool = False
 
     @property
     def hosts(self) -> list[str]:
@@ -46,11 +47,8 @@ class Alone:
         return [text]
 
     def together(self, step: Callable[[], T]) -> T:
-        """Run a step; where it raises ValueError or OSError, raise UserMistake."""
-        try:
-            return step()
-        except (ValueError, OSError) as error:
-            raise UserMistake(str(error)) from None
+        """Run a step."""
+        return step()
 
     def broadcast(self, buffer: np.ndarray) -> None:
         """Nothing travels."""
@@ -76,7 +74,7 @@ def join() -> Exchange:
     try:
         with _patience(CONNECT_S):
             transport = Transport()
-    except ValueError as error:
+    except UserMistake as error:
         text, _, advice = str(error).rpartition("; ")
         return Alone(fail("MPI", text, advice))
     transport.presence.timeout_s = SILENCE_S

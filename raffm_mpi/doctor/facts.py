@@ -16,7 +16,7 @@ from raffm_mpi.doctor.intent import Intent
 from raffm_mpi.doctor.launcher import Launcher
 from raffm_mpi.doctor.sources import Sources, look_for_sources
 from raffm_mpi.exchange.probe import describe_mpi
-from raffm_mpi.exchange.transport import Transport, finds_lost_nodes
+from raffm_mpi.exchange.transport import Transport, finds_failed_nodes
 
 LIBRARIES = ("torch", "transformers", "datasets", "h5py", "numpy", "mpi4py", "safetensors")
 
@@ -40,8 +40,8 @@ class Facts:
     host: str
     mpi: MPILibrary | None = None
     launcher: Launcher = field(default_factory=Launcher)
-    survives_losses: bool = False
-    finds_lost_nodes: bool = False
+    survives_failures: bool = False
+    finds_failed_nodes: bool = False
     cpus: tuple[int, ...] = ()  # that this process may run on
     host_cpus: int = 1  # that there are
     gpus: GPUs = field(default_factory=GPUs)
@@ -80,8 +80,8 @@ def gather_facts(intent: Intent, exchange: Exchange) -> list[Facts]:
         host=exchange.host,
         mpi=MPILibrary(**describe_mpi()) if has_mpi else None,
         launcher=Launcher.of(os.environ),
-        survives_losses=exchange.survives_losses,
-        finds_lost_nodes=exchange.survives_losses and finds_lost_nodes(),
+        survives_failures=exchange.survives_failures,
+        finds_failed_nodes=exchange.survives_failures and finds_failed_nodes(),
         cpus=tuple(sorted(os.sched_getaffinity(0))),
         host_cpus=os.cpu_count() or 1,
         gpus=look_for_gpus(intent.settings.compute, exchange.device_index, first_of_host and has_mpi),

@@ -28,7 +28,7 @@ class Intent:
 
 
 def load_intent(config: str | None, overrides: Sequence[str] = ()) -> Intent:
-    """The intent of a config with overrides, or of overrides alone; raises ValueError as :func:`load_settings`.
+    """The intent of a config with overrides, or of overrides alone; raises UserMistake as :func:`load_settings`.
 
     >>> load_intent(None, ["compute.threads_per_group=4"]).settings.compute.threads_per_group
     4

@@ -18,6 +18,7 @@ from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import Axis, Label, Layout, base, write
 from raffm_mpi.elastic.submodel import structure
 from raffm_mpi.elastic.table import ModelLayout, bind
+from raffm_mpi.errors import UserMistake
 
 RANK = "rank"
 _PREFIX = "base_model.model."
@@ -51,7 +52,7 @@ def is_adapted(model: nn.Module) -> bool:
 
 
 def whole_layout(model: nn.Module) -> ModelLayout:
-    """The layout of a transformers model, with adapters, factorised or plain; ValueError as :func:`bind`."""
+    """The layout of a transformers model, with adapters, factorised or plain; UserMistake as :func:`bind`."""
     if is_factored(model):
         return factored_layout(model)
     return adapted_layout(model) if is_adapted(model) else layout_of(model)
@@ -60,7 +61,7 @@ def whole_layout(model: nn.Module) -> ModelLayout:
 def adapted_layout(model: Any) -> ModelLayout:
     """The layout of a model with LoRA adapters on linear layers; what it does not train is frozen.
 
-    Raises ValueError naming a parameter of another kind.
+    Raises UserMistake naming a parameter of another kind.
     """
     bare = model.get_base_model()
     layout = layout_of(structure(type(bare), bare.config))
@@ -74,7 +75,7 @@ def adapted_layout(model: Any) -> ModelLayout:
         weight = names.get(unwrapped, unwrapped)
         label = layout.labels.get(weight)
         if label is None or (factor and (parameter.ndim != 2 or len(label) != 2)):
-            raise ValueError(f"adapter parameter '{name}' has no row; known is LoRA on linear layers")
+            raise UserMistake(f"adapter parameter '{name}' has no row; known is LoRA on linear layers")
         if factor:
             label = _factor_label(label, factor, transposed=weight in layout.transposed)
         rows[name] = f"{write(label)} @ {multiplied.get(weight, layout.places[weight])}"
@@ -123,7 +124,7 @@ def targets_of(layout: ModelLayout, wanted: Collection[str] | None, heads: Colle
     """The linear layers of a bare model that are to have adapters, by their full paths.
 
     ``wanted`` are full paths or ends of such (``q_proj``); None stands for the matrices of attention, which are those
-    that run through heads. Heads of the task, which are trained whole, have none. Raises ValueError for a name that
+    that run through heads. Heads of the task, which are trained whole, have none. Raises UserMistake for a name that
     matches no linear layer.
     """
     linear = {
@@ -136,7 +137,7 @@ def targets_of(layout: ModelLayout, wanted: Collection[str] | None, heads: Colle
     for name in wanted:
         if not any(f".{path}".endswith(f".{name}") for path in linear):
             known = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in linear))
-            raise ValueError(f"'{name}' is no linear layer of family '{layout.family.name}'; known: {known}")
+            raise UserMistake(f"'{name}' is no linear layer of family '{layout.family.name}'; known: {known}")
     return [path for path in linear if any(f".{path}".endswith(f".{name}") for name in wanted)]
 
 

@@ -20,6 +20,7 @@ from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import write
 from raffm_mpi.elastic.submodel import structure
 from raffm_mpi.elastic.table import ModelLayout, bind
+from raffm_mpi.errors import UserMistake
 
 RANK = "rank"
 _FACTOR = re.compile(r"(?P<path>.+)\.(?P<factor>up|down)\.(?P<kind>weight|bias)")
@@ -61,13 +62,13 @@ def decompose(weight: Tensor) -> tuple[Tensor, Tensor]:
 def factorise(model: nn.Module) -> nn.Module:
     """The model with every linear layer of its stacks factorised, in place.
 
-    Raises ValueError for a family that has none.
+    Raises UserMistake for a family that has none.
     """
     layout = layout_of(model)
     paths = [name.removesuffix(".weight") for name, _ in layout.matmuls if re.search(r"\.\d+\.", name)]
     linear = {path: module for path in paths if isinstance(module := model.get_submodule(path), nn.Linear)}
     if not linear:
-        raise ValueError(f"family '{layout.family.name}' has no linear layers to factorise")
+        raise UserMistake(f"family '{layout.family.name}' has no linear layers to factorise")
     for path, module in linear.items():
         owner, _, attribute = path.rpartition(".")
         setattr(model.get_submodule(owner), attribute, Factored(module))

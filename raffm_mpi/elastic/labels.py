@@ -32,6 +32,8 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from raffm_mpi.errors import UserMistake
+
 Axis: TypeAlias = tuple[str, ...]
 Label: TypeAlias = tuple[Axis, ...]
 Index: TypeAlias = int | Tensor
@@ -50,10 +52,10 @@ _TOKEN = re.compile(r"\([^()]+\)|\S+")
 def parse(expression: str) -> Label:
     """The label that an expression such as ``"(head[l] key[l]) residual ."`` writes; ``()`` stands for a fixed axis."""
     if expression.count("(") != expression.count(")"):
-        raise ValueError(f"label '{expression}': unbalanced parentheses")
+        raise UserMistake(f"label '{expression}': unbalanced parentheses")
     axes = [token.strip("()").split() for token in _TOKEN.findall(expression)]
     if any(len(set(factors)) < len(factors) for factors in axes):
-        raise ValueError(f"label '{expression}': a dimension stands twice in one axis")
+        raise UserMistake(f"label '{expression}': a dimension stands twice in one axis")
     return tuple(() if factors == [FIXED] else tuple(factors) for factors in axes)
 
 
@@ -87,16 +89,16 @@ class Layout:
     parts: Mapping[str, int] = field(default_factory=lambda: {DENSITY: DENSE}, kw_only=True)
 
     def check(self, selection: Selection) -> None:
-        """Raise ValueError for a dimension this model does not have or an index outside it."""
+        """Raise UserMistake for a dimension this model does not have or an index outside it."""
         for dimension, index in selection.items():
             size = self.all_sizes.get(dimension)
             if size is None:
-                raise ValueError(f"unknown dimension '{dimension}'; known: {', '.join(self.all_sizes)}")
+                raise UserMistake(f"unknown dimension '{dimension}'; known: {', '.join(self.all_sizes)}")
             if dimension in self.parts and not isinstance(index, int):
-                raise ValueError(f"selection of '{dimension}': allowed is a whole number, got {index}")
+                raise UserMistake(f"selection of '{dimension}': allowed is a whole number, got {index}")
             low, high = (index, index - 1) if isinstance(index, int) else (int(index.min()) + 1, int(index.max()))
             if low < 1 or high >= size:
-                raise ValueError(f"selection of '{dimension}': {index} is outside its size {size}")
+                raise UserMistake(f"selection of '{dimension}': {index} is outside its size {size}")
 
     @property
     def all_sizes(self) -> dict[str, int]:

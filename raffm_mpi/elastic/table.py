@@ -13,6 +13,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from raffm_mpi.elastic.labels import DENSE, DENSITY, DEPTH, FIXED, Axis, Label, Layout, Selection, base, parse
+from raffm_mpi.errors import UserMistake
 
 MATMULS = (nn.Linear, nn.Conv2d, Conv1D)
 
@@ -111,7 +112,7 @@ def num_patches(config: Any) -> int:
 def bind(family: Family, model: nn.Module) -> ModelLayout:
     """Match a family's table to a model.
 
-    Raises ValueError naming what was looked for and what was found when a row matches nothing, a parameter has no row,
+    Raises UserMistake naming what was looked for and what was found when a row matches nothing, a parameter has no row,
     or a shape contradicts its label.
     """
     slots = _slots(model)
@@ -176,7 +177,7 @@ def _match(
         for name, label, at in found:
             where.setdefault(name, at)
             if labels.setdefault(names[name], label) != label:
-                raise ValueError(f"family '{family.name}': '{name}' is tied to a parameter of another label")
+                raise UserMistake(f"family '{family.name}': '{name}' is tied to a parameter of another label")
     return labels, where, unmatched
 
 
@@ -210,7 +211,7 @@ def _check_complete(family: Family, model: nn.Module, unlabelled: list[str], unm
         problems.append(
             f"no row for {', '.join(dict.fromkeys(re.sub(r'[.][0-9]+[.]', '.[l].', n) for n in unlabelled))}"
         )
-    raise ValueError(
+    raise UserMistake(
         f"family '{family.name}' does not fit {type(model).__name__}: {'; '.join(problems)}; found {', '.join(found)}"
     )
 
@@ -243,7 +244,7 @@ def _solve(
     for axis, length, name in axes:
         if not known(axis) or length % known(axis) or (FIXED not in axis and length != known(axis)):
             solved = ", ".join(f"{factor} = {sizes.get(factor, factor)}" for factor in axis)
-            raise ValueError(
+            raise UserMistake(
                 f"family '{family.name}': '{name}' has length {length} on axis ({' '.join(axis)}); {solved}"
             )
     numbered = {
@@ -263,12 +264,12 @@ def _from_config(config: Any, names: str) -> int:
             return int(attrgetter(name)(config))
         except AttributeError:
             continue
-    raise ValueError(f"the model's config has no {names.replace(' | ', ' or ')}")
+    raise UserMistake(f"the model's config has no {names.replace(' | ', ' or ')}")
 
 
 def _checked_shape(name: str, label: Label, shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(label) != len(shape):
-        raise ValueError(f"'{name}' has {len(shape)} axes, its label has {len(label)}: {label}")
+        raise UserMistake(f"'{name}' has {len(shape)} axes, its label has {len(label)}: {label}")
     return shape
 
 
@@ -297,7 +298,7 @@ def _bind_numbers(
                     assert hasattr(module, name), f"family '{family.name}': {path} has no '{name}'"
                     numbers[path, name] = tuple(f.replace("[l]", f"[{match['l']}]") for f in text.split())
     if not numbers:
-        raise ValueError(f"family '{family.name}': found no module named {' or '.join(family.numbers)}")
+        raise UserMistake(f"family '{family.name}': found no module named {' or '.join(family.numbers)}")
     return numbers
 
 

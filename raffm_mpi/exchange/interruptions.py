@@ -15,7 +15,7 @@ class Stopped(Interruption):
     """The run was asked to stop, and has saved its state."""
 
 
-class ServerLost(Interruption):
+class ServerFailed(Interruption):
     """Rank 0 has died."""
 
 
@@ -23,7 +23,7 @@ class RankSilent(Interruption):
     """A rank has not given a sign of life for too long; the message names it and what it was doing."""
 
 
-class RanksLost(Interruption):
+class RanksFailed(Interruption):
     """Ranks have died, and what was under way did not happen everywhere; ``Transport.recover`` comes next."""
 
 
@@ -37,7 +37,7 @@ class TooFewClients(Interruption):
     exit_status = FAILED
 
 
-class DiskLost(Interruption):
+class DiskFailed(Interruption):
     """The output folder could not be written for as long as the settings wait: that takes a person."""
 
     exit_status = FAILED

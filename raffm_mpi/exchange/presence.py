@@ -45,7 +45,7 @@ _TEXTS = {
     Phase.EVALUATING: "evaluating the model of round {round} (batch {step})",
     Phase.COMMITTING: "committing round {round}",
     Phase.SAVING: "saving the checkpoint of round {round}",
-    Phase.RECOVERING: "going on after a loss in round {round}",
+    Phase.RECOVERING: "going on after a failure in round {round}",
     Phase.STOPPING: "stopping",
     Phase.LEFT: "leaving",
 }
@@ -86,7 +86,7 @@ class Mailbox(Protocol):
     def pick_up(self) -> tuple[int, np.ndarray] | None:
         """The next message that came, with its sender."""
 
-    def lost(self) -> set[int]:
+    def failed(self) -> set[int]:
         """The ranks that are known to be dead."""
 
 
@@ -117,7 +117,7 @@ class Presence:
     @property
     def peers(self) -> list[int]:
         """The ranks that this one hears, the dead left out."""
-        dead = self.mailbox.lost() | self.gone
+        dead = self.mailbox.failed() | self.gone
         return [rank for rank in self.told if rank not in dead]
 
     @property
@@ -192,7 +192,7 @@ class Presence:
                 )
 
     def roll_call(self, wait: Callable[[Callable[[], bool]], float]) -> None:
-        """Wait until every living rank has come to go on after a loss; ``wait`` polls a condition."""
+        """Wait until every living rank has come to go on after a failure; ``wait`` polls a condition."""
         self.doing(Phase.RECOVERING)
         self.own = replace(self.own, recoveries=self.own.recoveries + 1)
 

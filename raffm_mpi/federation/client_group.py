@@ -13,7 +13,7 @@ from raffm_mpi.elastic.labels import DENSE, DENSITY, Tensors, is_kept, within
 from raffm_mpi.elastic.packing import Packed, allocate, moved
 from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.elastic.table import ModelLayout
-from raffm_mpi.exchange.interruptions import Dismissed, RanksLost
+from raffm_mpi.exchange.interruptions import Dismissed, RanksFailed
 from raffm_mpi.exchange.presence import Phase
 from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.experiment import Experiment, during
@@ -36,7 +36,7 @@ class ClientGroup:
         self.transport = transport
         self.presence = transport.presence
         self.number = (transport.rank - 1) % len(transport.hosts)
-        self.device = experiment.device
+        self.processor = experiment.processor
         self.elastic = experiment.elastic
         self.inner_shell: Shell | None = None  # for sub-models within a client's
         self.kept: Tally | None = None  # trained since the sums were last handed over
@@ -46,7 +46,7 @@ class ClientGroup:
         while True:
             try:
                 self._serve_step()
-            except RanksLost:
+            except RanksFailed:
                 self.transport.recover()
             except Dismissed:
                 return
@@ -71,7 +71,7 @@ class ClientGroup:
             self.transport.broadcast(envelope.buffer)
         tally = self.train_round(round, envelope)
         self.presence.doing(Phase.WAITING)
-        self.device.finish()
+        self.processor.finish()
         total = tally.total if self._hands_over_gpu_memory else tally.total.on_host()
         self.transport.reduce(total.packed.buffer)
         self.transport.merge(tally.reports)
@@ -82,28 +82,28 @@ class ClientGroup:
         layout = self.experiment.aggregator.sent.restrict(selection)
         packed = self._receiving(layout)
         self.transport.broadcast(packed.buffer)
-        model = self.elastic.fill(selection, moved(layout, packed, self.device.device).tensors)
+        model = self.elastic.fill(selection, moved(layout, packed, self.processor.device).tensors)
         split, task = self.experiment.split(SPLITS[plan.split]), self.experiment.info.task
         batch_size = self.experiment.settings.evaluation.batch_size
         shard, num_shards = self.transport.members.index(self.transport.rank) - 1, self.transport.size - 1
         mine = range(shard, -(-len(split) // batch_size), num_shards)
-        predictions = evaluate(model, split, task, self.device, batch_size, mine, self.presence.step)
+        predictions = evaluate(model, split, task, self.processor, batch_size, mine, self.presence.step)
         self.transport.merge(predictions.reshape(-1))
 
     def train_round(self, round: Round, envelope: Packed) -> Tally:
         """Train this group's clients on the envelope's tensors; returns all it has trained since it handed sums over.
 
-        Ends early, between two clients, where the run shall stop. Raises RanksLost there where ranks have died.
+        Ends early, between two clients, where the run shall stop. Raises RanksFailed there where ranks have died.
         """
-        received = moved(round.layout, envelope, self.device.device).tensors
+        received = moved(round.layout, envelope, self.processor.device).tensors
         if self.kept is None:
-            self.kept = Tally.empty(round, self.device.device)
+            self.kept = Tally.empty(round, self.processor.device)
         for position in np.flatnonzero(round.plan.groups == self.number):
             client = int(round.plan.cohort[position])
             self.presence.doing(Phase.TRAINING, round.plan.round, client)
             self.presence.pulse()
-            if self.transport.ranks_are_lost:
-                raise RanksLost
+            if self.transport.ranks_have_failed:
+                raise RanksFailed
             if self.presence.stopping:
                 break
             with during(f"client {client}"):
@@ -148,7 +148,7 @@ class ClientGroup:
                 experiment.examples.train,
                 experiment.partition.client(client),
                 experiment.settings.training,
-                self.device,
+                self.processor,
                 seed=experiment.settings.seed,
                 round=round.plan.round,
                 client=client,
@@ -162,7 +162,7 @@ class ClientGroup:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            self.device.empty_cache()
+            self.processor.empty_cache()
             return _NOTHING, 0, _OUT_OF_MEMORY
         problem = flaw(contribution)
         if problem is not None:
@@ -183,7 +183,7 @@ class ClientGroup:
         nested = experiment.method.nested(number, client, selection)
         if nested is None:
             return Objective(**options)
-        self.inner_shell = self.inner_shell or Shell(experiment.model, self.device.device)
+        self.inner_shell = self.inner_shell or Shell(experiment.model, self.processor.device)
         draws = generator(experiment.settings.seed, "nested", number, client)
         return NestedObjective(nested, self.inner_shell, layout, selection, draws, **options)
 
@@ -194,5 +194,5 @@ class ClientGroup:
     def _receiving(self, layout: ModelLayout) -> Packed:
         """Memory for what the server sends."""
         if self._hands_over_gpu_memory:
-            return allocate(layout, device=self.device.device)
-        return allocate(layout, pinned=self.device.is_gpu)
+            return allocate(layout, device=self.processor.device)
+        return allocate(layout, pinned=self.processor.is_gpu)

@@ -1,4 +1,4 @@
-"""What every rank knows of a run before the first round: data, partition, model structure, method, device."""
+"""What every rank knows of a run before the first round: data, partition, model structure, method, processor."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ from raffm_mpi.elastic.cost import Lengths
 from raffm_mpi.elastic.labels import Selection, Tensors
 from raffm_mpi.elastic.submodel import ElasticModel
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.exchange.interruptions import Interruption
 from raffm_mpi.exchange.probe import RIGHT, echo
 from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.frozen import check_alike, put_in_order
 from raffm_mpi.federation.prices import Limits, Prices
-from raffm_mpi.learning.model import inputs_of, load_config, load_model, sha256, structure
-from raffm_mpi.learning.training import Device, examples_seen
+from raffm_mpi.learning.model import inputs_of, load_config, load_model, model_structure, sha256
+from raffm_mpi.learning.training import Processor, examples_seen
 from raffm_mpi.methods import Method, check_method, make_method, prepare_model
-from raffm_mpi.methods.ranks import Ranks
+from raffm_mpi.methods.adapter_ranks import AdapterRanks
 from raffm_mpi.tasks.metrics import metrics_of
 
 _DISTILLED = ("image_classification", "text_classification")
@@ -56,19 +57,19 @@ class Outline:
         return make_aggregator(self.settings, self.layout)
 
     @cached_property
-    def ranks(self) -> Ranks:
+    def adapter_ranks(self) -> AdapterRanks:
         """The ranks of the clients' adapters."""
-        return Ranks.of(self.settings.model.lora, self.layout, self.settings.seed)
+        return AdapterRanks.of(self.settings.model.lora, self.layout, self.settings.seed)
 
     def selections(self, round: int, cohort: Sequence[int]) -> list[Selection]:
         """What each client of a cohort holds: what the method chooses, and its rank of every adapter."""
         chosen = self.method.selections(round, cohort)
-        return [{**own, **self.ranks.of_client(client)} for client, own in zip(cohort, chosen, strict=True)]
+        return [{**own, **self.adapter_ranks.of_client(client)} for client, own in zip(cohort, chosen, strict=True)]
 
     def ladder(self) -> list[Selection]:
         """The sub-models worth evaluating, largest first; the last has the clients' smallest rank."""
         ladder = self.method.ladder()
-        smallest = self.ranks.smallest()
+        smallest = self.adapter_ranks.smallest()
         return [*ladder, {**ladder[-1], **smallest}] if smallest else ladder
 
     def traffic(self, selections: Sequence[Selection]) -> tuple[np.ndarray, np.ndarray]:
@@ -96,20 +97,20 @@ class Outline:
 
 @dataclass(frozen=True)
 class Experiment(Outline):
-    """A run's data, model and method, the same on every rank; only the device is a rank's own.
+    """A run's data, model and method, the same on every rank; only the processor is a rank's own.
 
     ``order`` is the permutation that a frozen base was put in, and its adapters with it, before the first round.
     """
 
     examples: data.FederatedData
     model: nn.Module
-    device: Device
+    processor: Processor
     order: Selection = field(default_factory=dict)
 
     @cached_property
     def elastic(self) -> ElasticModel:
-        """The model on this rank's device, to be filled with one sub-model after another."""
-        return ElasticModel(self.model, self.layout, self.aggregator.sent, self.device.device)
+        """The model on this rank's processor, to be filled with one sub-model after another."""
+        return ElasticModel(self.model, self.layout, self.aggregator.sent, self.processor.device)
 
     def whole(self, tensors: Mapping[str, Tensor]) -> Tensors:
         """Every parameter of the global model of which ``tensors`` travel, in the order that the run began with."""
@@ -150,7 +151,7 @@ class Look:
 
 
 def look(settings: Settings) -> Look:
-    """Look at the data set and the model's structure; raises ValueError for what contradicts the settings."""
+    """Look at the data set and the model's structure; raises UserMistake for what contradicts the settings."""
     info = data.inspect(settings.data)
     kind, num_clients = settings.data.partition.kind, settings.federation.num_clients
     if num_clients is not None and kind not in ("k_shot", "by_column"):
@@ -158,7 +159,7 @@ def look(settings: Settings) -> Look:
         data.check_enough(settings.data.partition, num_examples, num_clients)
     if getattr(settings.method, "distillation", 0) and info.task not in _DISTILLED:
         allowed = " and ".join(_DISTILLED)
-        raise ValueError(f"method.distillation: task {info.task} has no classes to distil; allowed with {allowed}")
+        raise UserMistake(f"method.distillation: task {info.task} has no classes to distil; allowed with {allowed}")
     config = load_config(settings.model, info)
     inputs = inputs_of(settings.model, settings.data, config, info.task)
     check_method(settings.method, outlined(settings, config, info))
@@ -168,8 +169,8 @@ def look(settings: Settings) -> Look:
 
 
 def outlined(settings: Settings, config: Any, info: data.DataInfo) -> ModelLayout:
-    """The layout of the model that clients train, from its structure alone; ValueError as :func:`look`."""
-    return whole_layout(prepare_model(settings.method, structure(settings.model, config, info.task)))
+    """The layout of the model that clients train, from its structure alone; UserMistake as :func:`look`."""
+    return whole_layout(prepare_model(settings.method, model_structure(settings.model, config, info.task)))
 
 
 @contextmanager
@@ -205,7 +206,7 @@ def set_up(settings: Settings, transport: Transport, looked: Look | None) -> Exp
 
     ``looked`` is :func:`look`'s on rank 0 if it has called it already.
     """
-    device = transport.together(partial(_select_device, settings.compute, transport))
+    processor = transport.together(partial(_select_processor, settings.compute, transport))
     is_server = transport.rank == 0
     found = transport.together(partial(_prepare, settings, looked) if is_server else import_ahead)
     prepared = Prepared.from_json(transport.broadcast_text(found.to_json() if found else ""))
@@ -213,24 +214,24 @@ def set_up(settings: Settings, transport: Transport, looked: Look | None) -> Exp
     folder = prepared.folder
     for is_my_turn in (transport.node_rank == 0, True):
         folder = transport.together(partial(_find, settings, prepared) if is_my_turn else import_ahead) or folder
-    experiment = transport.together(partial(_build, settings, device, prepared.info, folder))
+    experiment = transport.together(partial(_build, settings, processor, prepared.info, folder))
     if experiment.layout.frozen:
         check_alike(sha256(experiment.elastic.fixed), transport)
     return experiment
 
 
-def _select_device(settings: ComputeSettings, transport: Transport) -> Device:
-    """This rank's device; ValueError as :meth:`Device.select`, and where MPI shall take GPU memory but does not."""
+def _select_processor(settings: ComputeSettings, transport: Transport) -> Processor:
+    """This rank's processor; UserMistake as :meth:`Processor.select`, and where MPI cannot take its GPU memory."""
     only_serves = transport.rank == 0 and transport.size > 1
-    device = Device.select(settings, transport.device_index, only_serves=only_serves)
+    processor = Processor.select(settings, transport.device_index, only_serves=only_serves)
     if settings.gpu_aware_mpi and not only_serves:
         place = f"compute.gpu_aware_mpi: rank {transport.rank} on {transport.host}"
-        if not device.is_gpu:
-            raise ValueError(f"{place} computes on its CPU; allowed there is false")
-        answer = echo(str(device.device))
+        if not processor.is_gpu:
+            raise UserMistake(f"{place} computes on its CPU; allowed there is false")
+        answer = echo(str(processor.device))
         if answer != RIGHT:
-            raise ValueError(f"{place}: a transfer of its GPU's memory failed ({answer}); allowed there is false")
-    return device
+            raise UserMistake(f"{place}: a transfer of its GPU's memory failed ({answer}); allowed there is false")
+    return processor
 
 
 def import_ahead() -> None:
@@ -252,7 +253,7 @@ def _find(settings: Settings, prepared: Prepared) -> Path:
     return data.prepare(prepared.info, settings.data, inputs, settings.seed)
 
 
-def _build(settings: Settings, device: Device, info: data.DataInfo, folder: Path) -> Experiment:
+def _build(settings: Settings, processor: Processor, info: data.DataInfo, folder: Path) -> Experiment:
     examples, config = data.open_data(folder), load_config(settings.model, info)
     partition = deal(settings, info, examples)
     model = load_model(settings.model, config, info.task, settings.seed, examples.pad_token_id)
@@ -262,7 +263,7 @@ def _build(settings: Settings, device: Device, info: data.DataInfo, folder: Path
     method = choose_method(settings, layout, prices, fleet, partition)
     method.begin({name: parameter.detach() for name, parameter in model.named_parameters()})
     order = put_in_order(model, layout, method) if layout.frozen else {}
-    return Experiment(settings, info, partition, layout, method, prices, fleet, examples, model, device, order)
+    return Experiment(settings, info, partition, layout, method, prices, fleet, examples, model, processor, order)
 
 
 def fleet_of(settings: Settings, partition: data.Partition) -> Fleet | None:

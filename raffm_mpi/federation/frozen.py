@@ -9,6 +9,7 @@ from torch import nn
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.packing import pack
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.methods import Method
 
@@ -35,7 +36,7 @@ def check_alike(sha256: str, transport: Transport) -> None:
 def _check_own(found: list[str], transport: Transport) -> None:
     own = found[transport.rank]
     if own != found[0]:
-        raise ValueError(
+        raise UserMistake(
             f"model: rank {transport.rank} on {transport.host} has other frozen weights than rank 0 (SHA-256 "
             f"{own[:16]}…, not {found[0][:16]}…); every node must read the same model"
         )

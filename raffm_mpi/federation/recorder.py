@@ -62,7 +62,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Loss:
+class Failure:
     """Ranks that died, and what was dealt to whom when the first of them was found dead."""
 
     dealt: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # the group of each of the cohort
@@ -121,12 +121,12 @@ class Recorder:
             f"{min_trained}: repeated with another cohort",
         )
 
-    def recovery(self, number: int, loss: Loss, still_open: np.ndarray) -> None:
+    def recovery(self, number: int, failure: Failure, still_open: np.ndarray) -> None:
         """Log that the run goes on without ranks that died; ``still_open`` are the clients to be trained yet."""
-        seconds = time.perf_counter() - loss.start
+        seconds = time.perf_counter() - failure.start
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        for rank in loss.ranks:
-            num_again = int((loss.dealt[still_open] == rank - 1).sum())
+        for rank in failure.ranks:
+            num_again = int((failure.dealt[still_open] == rank - 1).sum())
             message = (
                 f"rank {rank} on {self.hosts[rank]} died (found {now}): {num_again} clients that it had are trained "
                 f"again, the others went on after {seconds:.1f} s"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raffm_mpi.config import Settings
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.exchange.interruptions import Interruption
 from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.allocation import end_of_allocation
@@ -39,12 +40,12 @@ class FirstLook:
 def look_first(settings: Settings, overwrite: bool) -> FirstLook:
     """What rank 0 finds out before the other ranks load anything, so that most mistakes end a run within seconds.
 
-    Raises ValueError for an output folder that cannot or must not be written, for a run there that is another one, and
+    Raises UserMistake for an output folder that cannot or must not be written, for a run there that is another one, and
     as :func:`experiment.look`.
     """
     resume = settings.resume == "auto"
     if resume and overwrite:
-        raise ValueError("give --resume (resume: auto) or --overwrite, not both")
+        raise UserMistake("give --resume (resume: auto) or --overwrite, not both")
     _check_output(Path(settings.output), overwrite, resume)
     if settings.log.tensorboard:
         tensorboard.check_installed()
@@ -77,7 +78,7 @@ def run(
     experiment = set_up(settings, transport, first.look if first else None)
     found = transport.together(lambda: _identity(experiment, first.start) if first else {})
     cpus = ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))
-    lines = transport.describe(f"{transport.host}\t{experiment.device.device}\t{cpus}")
+    lines = transport.describe(f"{transport.host}\t{experiment.processor.device}\t{cpus}")
     presence.timeout_s = reliability.hang_timeout_s
     presence.catch_signals()
     if first is None:
@@ -98,7 +99,7 @@ def _serve(
     """Rank 0's part: open the log, run the server, leave the results."""
     settings, output = experiment.settings, Path(experiment.settings.output)
     disk = Disk(transport.presence, settings.reliability.disk_patience_s)
-    say(_how_losses_end(transport))
+    say(_how_failures_end(transport))
     try:
         if start.is_new:
             disk.write(lambda: claim(output))
@@ -138,10 +139,10 @@ def _leave_model(experiment: Experiment, server: Server, disk: Disk, log: RunLog
     disk.write(lambda: log.finish("finished", sha256(whole)))
 
 
-def _how_losses_end(transport: Transport) -> str:
+def _how_failures_end(transport: Transport) -> str:
     if transport.size == 1:
         return "one process does all: if it dies, --resume goes on after the last committed round"
-    if transport.survives_losses:
+    if transport.survives_failures:
         return "a rank that dies is survived (Open MPI with ULFM); if rank 0 dies, --resume goes on"
     return "a rank that dies ends the job, and --resume goes on; mpirun --with-ft ulfm would survive it"
 
@@ -153,17 +154,17 @@ def _identity(experiment: Experiment, start: Start) -> dict[str, str]:
 
 
 def _check_output(output: Path, overwrite: bool, resume: bool) -> None:
-    """Raise ValueError unless the output folder is new or empty, or may be written over, and can be written."""
+    """Raise UserMistake unless the output folder is new or empty, or may be written over, and can be written."""
     try:
         if output.exists() and any(output.iterdir()) and not (overwrite or resume):
-            raise ValueError(
+            raise UserMistake(
                 f"output: folder '{output}' exists; add --resume to go on with its run or --overwrite to replace it"
             )
         nearest = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        raise ValueError(f"output: folder '{output}' cannot be written: {error.strerror}") from None
+        raise UserMistake(f"output: folder '{output}' cannot be written: {error.strerror}") from None
 
 
 def shard_evaluation(settings: Settings, ranks: list[list[str]]) -> bool:

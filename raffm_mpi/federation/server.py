@@ -17,13 +17,13 @@ from raffm_mpi.aggregation.server_optimizer import make_server_optimizer
 from raffm_mpi.devices import simulate
 from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.packing import Packed, pack, views
-from raffm_mpi.exchange.interruptions import RanksLost, Stopped, TooFewClients
+from raffm_mpi.exchange.interruptions import RanksFailed, Stopped, TooFewClients
 from raffm_mpi.exchange.presence import Phase
 from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.client_group import ClientGroup
 from raffm_mpi.federation.experiment import Experiment, during
 from raffm_mpi.federation.plan import NOBODY, SPLITS, Action, Plan, Round, cohort, num_wanted
-from raffm_mpi.federation.recorder import Clock, Loss, Recorder
+from raffm_mpi.federation.recorder import Clock, Failure, Recorder
 from raffm_mpi.federation.schedule import Schedule
 from raffm_mpi.federation.state import RunState
 from raffm_mpi.federation.tally import Tally
@@ -64,7 +64,7 @@ class Server:
     def run(self) -> None:
         """All rounds that are left; ``model`` then holds the final global model.
 
-        Raises Stopped, TooFewClients and DiskLost, with the last committed round saved.
+        Raises Stopped, TooFewClients and DiskFailed, with the last committed round saved.
         """
         first, num_rounds = self.state.start.next_round, self.settings.federation.num_rounds
         if first == 0:
@@ -125,17 +125,17 @@ class Server:
         """Have the whole cohort trained, by whoever is alive."""
         number = round.plan.round
         tally = self.state.resumed_tally(round) or Tally.begin(round)
-        loss: Loss | None = None
+        failure: Failure | None = None
         while len(tally.open):
             try:
-                self._deal(round, tally, clock, hand_over_only=loss is not None)
-            except RanksLost:
-                loss = self._recover(loss or Loss(round.plan.groups.copy()))
+                self._deal(round, tally, clock, hand_over_only=failure is not None)
+            except RanksFailed:
+                failure = self._recover(failure or Failure(round.plan.groups.copy()))
                 clock.num_recoveries += 1
                 continue
-            if loss is not None:
-                self.recorder.recovery(number, loss, tally.open)
-                loss = None
+            if failure is not None:
+                self.recorder.recovery(number, failure, tally.open)
+                failure = None
             if self.presence.stopping and len(tally.open):
                 self._save(number - 1)
                 self.state.save_partial(round, tally)
@@ -250,17 +250,17 @@ class Server:
             done = f"{num_done} of {self.settings.federation.num_rounds} rounds{and_more}"
             raise Stopped(f"{self.presence.stopping}: stopped after {done}")
 
-    def _recover(self, loss: Loss) -> Loss:
-        """Go on without the ranks that died, beside those of an earlier loss that nothing was done after."""
-        return replace(loss, ranks=(*loss.ranks, *self.transport.recover()))
+    def _recover(self, failure: Failure) -> Failure:
+        """Go on without the ranks that died, beside those of an earlier failure that nothing was done after."""
+        return replace(failure, ranks=(*failure.ranks, *self.transport.recover()))
 
     def _until_done(self, step: Callable[[], Any], number: int) -> Any:
-        """Take a step that needs every rank, again after each loss."""
+        """Take a step that needs every rank, again after each failure."""
         while True:
             try:
                 return step()
-            except RanksLost:
-                self.recorder.recovery(number, self._recover(Loss()), np.zeros(0, np.int64))
+            except RanksFailed:
+                self.recorder.recovery(number, self._recover(Failure()), np.zeros(0, np.int64))
 
     def _evaluate(self, number: int, final: bool = False) -> None:
         """Evaluate the model of a committed round where the settings want it; a run that shall stop leaves it."""
@@ -287,7 +287,7 @@ class Server:
 
     def _predict(self, number: int, role: str, rung: int, selection: Selection) -> np.ndarray:
         """The predictions of a sub-model on a split, by the groups or by the server itself."""
-        split, task, device = self.experiment.split(role), self.experiment.info.task, self.experiment.device
+        split, task, processor = self.experiment.split(role), self.experiment.info.task, self.experiment.processor
         self.presence.doing(Phase.EVALUATING, number)
         if self.sharded:
             plan = Plan(Action.EVALUATE, number, split=SPLITS.index(role), rung=rung)
@@ -298,7 +298,7 @@ class Server:
         model = self.experiment.elastic.fill(selection, self.layout.take(self.model.tensors, selection))
         size = self.settings.evaluation.batch_size
         batches = itertools.takewhile(lambda _: not self.presence.stopping, range(-(-len(split) // size)))
-        return evaluate(model, split, task, device, size, batches, self.presence.step)
+        return evaluate(model, split, task, processor, size, batches, self.presence.step)
 
 
 def dismiss(transport: Transport) -> None:
@@ -306,7 +306,7 @@ def dismiss(transport: Transport) -> None:
     while True:
         try:
             Plan(Action.STOP).broadcast(transport)
-        except RanksLost:
+        except RanksFailed:
             transport.recover()
         else:
             transport.dismiss()

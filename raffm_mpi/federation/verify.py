@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.run import run as run_federation
 from raffm_mpi.log import Run, RunLog, check_log, open_run
@@ -57,19 +58,19 @@ def parse_rounds(text: str) -> tuple[int, int]:
     first, colon, end = text.rpartition(":")
     if (first.isdigit() or not colon) and end.isdigit() and int(first or 0) < int(end):
         return int(first or 0), int(end)
-    raise ValueError(f"--replay '{text}' names no rounds; allowed are N (the first N) and A:B (rounds A to B - 1)")
+    raise UserMistake(f"--replay '{text}' names no rounds; allowed are N (the first N) and A:B (rounds A to B - 1)")
 
 
 def replay(output: Path, rounds: tuple[int, int], transport: Transport, overrides: list[str]) -> list[str]:
     """Run some rounds again, in a folder of their own, and return a sentence for each that comes out otherwise.
 
     They begin at the newest checkpoint before them, or at the beginning of the run; ``overrides`` change what a resumed
-    run may change, such as paths. Raises ValueError for rounds that the log does not hold.
+    run may change, such as paths. Raises UserMistake for rounds that the log does not hold.
     """
     first, end = rounds
     with open_run(output) as old, tempfile.TemporaryDirectory() as folder:
         if end > len(old.rounds):
-            raise ValueError(f"--replay: round {end - 1} is not in '{old.path}', which holds {len(old.rounds)} rounds")
+            raise UserMistake(f"--replay: round {end - 1} is not in '{old.path}', which holds {len(old.rounds)} rounds")
         again = Path(folder)
         own = [
             f"output={json.dumps(folder)}",

@@ -26,11 +26,12 @@ from raffm_mpi.config import Settings
 from raffm_mpi.elastic.cost import FLOAT32_BYTES
 from raffm_mpi.elastic.labels import FULL, Selection, union
 from raffm_mpi.elastic.packing import Packed, num_entries, pack
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.client_group import ClientGroup
 from raffm_mpi.federation.experiment import Experiment, Look, import_ahead, set_up
 from raffm_mpi.federation.plan import NOBODY, Action, Plan, Round, cohort
-from raffm_mpi.forecast.calibration import Calibration, Exchange
+from raffm_mpi.forecast.calibration import Calibration, ExchangeSpeeds
 from raffm_mpi.forecast.needs import chunks_in_turn, depth
 from raffm_mpi.learning.evaluation import evaluate
 from raffm_mpi.learning.training import num_steps
@@ -63,14 +64,14 @@ def calibrate(settings: Settings, transport: Transport, looked: Look | None) -> 
     update_bytes_per_s = model_bytes / update_s
     flops_per_s, overhead_s, mean_bytes = training
     return Calibration(
-        device="cpu" if experiment.device.device.type == "cpu" else "cuda",
-        device_name=_device_name(experiment.device.device),
+        device="cpu" if experiment.processor.device.type == "cpu" else "cuda",
+        device_name=_device_name(experiment.processor.device),
         cores=len(os.sched_getaffinity(0)),
         num_groups=bench.num_groups,
         threads=settings.compute.threads_per_group,
         precision=settings.compute.precision,
         parameters=experiment.prices(FULL).parameters,
-        memory_bytes=_memory_bytes(experiment.device.device),
+        memory_bytes=_memory_bytes(experiment.processor.device),
         process_bytes=process_bytes,
         training_flops_per_s=flops_per_s,
         evaluation_flops_per_s=evaluation,
@@ -143,7 +144,7 @@ class _Bench:
 
     def update_s(self) -> float:
         """Seconds of slicing, copying, checking and adding what travels of the full model, beside its training."""
-        layout, device = self.experiment.aggregator.sent, self.experiment.device.device
+        layout, device = self.experiment.aggregator.sent, self.experiment.processor.device
         received = {name: tensor.to(device) for name, tensor in self.model.tensors.items()}
         total = ExactSum.zeros(layout, 1, device)
 
@@ -160,7 +161,7 @@ class _Bench:
     def evaluation_flops_per_s(self) -> float:
         """FLOP/s of evaluating the full model, by batches of the first split that there is."""
         experiment = self.experiment
-        device, size = experiment.device, experiment.settings.evaluation.batch_size
+        device, size = experiment.processor, experiment.settings.evaluation.batch_size
         examples = experiment.examples
         split = examples.validation or examples.test or examples.train
         model = experiment.elastic.fill(FULL, self.model.tensors)
@@ -176,7 +177,7 @@ class _Bench:
                 break
         return experiment.prices(FULL).forward_flops * num_rows / seconds
 
-    def exchange(self) -> Exchange:
+    def exchange(self) -> ExchangeSpeeds:
         """Latency and bytes/s between the ranks: a broadcast and a reduce together are a round trip."""
         transport, levels = self.transport, depth(self.transport.size)
         least, most = _MEASURED_BYTES
@@ -202,7 +203,7 @@ class _Bench:
             latencies_s = levels * latency_s * (chunks_in_turn(moved) + 1)
             rates.append(levels * moved / max(both_s - latencies_s, both_s / 10))
         hosts = len(set(transport.hosts))
-        return Exchange(
+        return ExchangeSpeeds(
             num_ranks=transport.size,
             num_hosts=hosts,
             latency_s=latency_s,
@@ -248,7 +249,7 @@ class _Bench:
 
 def _check_trained(reports: np.ndarray) -> None:
     if not reports["trained"].any():
-        raise ValueError(f"no client could be trained: {reports['problem'][0].decode(errors='ignore')}")
+        raise UserMistake(f"no client could be trained: {reports['problem'][0].decode(errors='ignore')}")
 
 
 def _median_s(work: Callable[[], object], repeats: int = _REPEATS) -> float:

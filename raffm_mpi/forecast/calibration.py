@@ -9,14 +9,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from raffm_mpi.config import Group, PositiveInt, Seconds
+from raffm_mpi.config import PositiveInt, Seconds, SettingsGroup
 from raffm_mpi.devices import DEVICE_NUMBERS, Profile
+from raffm_mpi.errors import UserMistake
 
 Rate = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
-class Exchange(Group):
+class ExchangeSpeeds(SettingsGroup):
     """Messages between ranks, in the model of :func:`raffm_mpi.forecast.needs.transfer_s`."""
 
     num_ranks: PositiveInt  # between which this was measured
@@ -26,7 +27,7 @@ class Exchange(Group):
     reduce_bytes_per_s: Rate
 
 
-class Calibration(Group):
+class Calibration(SettingsGroup):
     """Speeds of one node's client groups, which all worked at a time, and of the server."""
 
     device: Literal["cpu", "cuda"]
@@ -47,25 +48,27 @@ class Calibration(Group):
     commit_bytes_per_s: Rate  # of the server: sums divided and added, the model reordered
     commit_client_s: NonNegative  # the same, what each client of the cohort adds to it
     checkpoint_bytes_per_s: Rate
-    exchange: Exchange | None  # None: measured in one process, without mpirun
+    exchange: ExchangeSpeeds | None  # None: measured in one process, without mpirun
     versions: dict[str, str]
 
     @classmethod
     def read(cls, path: Path) -> Calibration:
-        """Read a calibration file; raises ValueError with one sentence for each mistake."""
+        """Read a calibration file; raises UserMistake with one sentence for each mistake."""
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise ValueError(f"calibration '{path}' cannot be read: {reason}") from None
+            raise UserMistake(f"calibration '{path}' cannot be read: {reason}") from None
         except yaml.YAMLError as error:
-            raise ValueError(f"calibration '{path}' is not YAML: {' '.join(str(error).split())}") from None
+            raise UserMistake(f"calibration '{path}' is not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
-            raise ValueError(f"calibration '{path}' must be a mapping, got {type(values).__name__}")
+            raise UserMistake(f"calibration '{path}' must be a mapping, got {type(values).__name__}")
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ValueError("\n".join(f"calibration '{path}': {_sentence(item)}" for item in error.errors())) from None
+            raise UserMistake(
+                "\n".join(f"calibration '{path}': {_sentence(item)}" for item in error.errors())
+            ) from None
 
     def profile(self, like: Profile, like_name: str) -> Profile:
         """A device profile with what was measured; what was not (links, power) is another's, and its sources say so."""
@@ -76,7 +79,7 @@ class Calibration(Group):
         return Profile(**{**like.model_dump(), **measured, "sources": sources})
 
     def write(self, path: Path) -> None:
-        """Write the file whole or not at all; raises ValueError where it cannot be written."""
+        """Write the file whole or not at all; raises UserMistake where it cannot be written."""
         text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         temporary = path.with_name(f".{path.name}.new")
         try:
@@ -84,13 +87,13 @@ class Calibration(Group):
             temporary.write_text(f"# Measured by raffm-mpi calibrate; see docs/scaling.md.\n{text}", encoding="utf-8")
             os.replace(temporary, path)
         except OSError as error:
-            raise ValueError(f"calibration '{path}' cannot be written: {error.strerror}") from None
+            raise UserMistake(f"calibration '{path}' cannot be written: {error.strerror}") from None
 
 
 def _sentence(item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        group = Exchange if item["loc"][0] == "exchange" else Calibration
+        group = ExchangeSpeeds if item["loc"][0] == "exchange" else Calibration
         return f"{where}: unknown key; allowed: {', '.join(group.model_fields)}"
     if item["type"] == "missing":
         return f"{where} is missing; measure again with raffm-mpi calibrate"

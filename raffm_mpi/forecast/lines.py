@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
 from raffm_mpi.elastic.labels import FULL
-from raffm_mpi.forecast.calibration import Calibration, Exchange
+from raffm_mpi.forecast.calibration import Calibration, ExchangeSpeeds
 from raffm_mpi.forecast.needs import (
     Cluster,
     Duration,
@@ -120,7 +120,7 @@ def _compute(cluster: Cluster, volumes: Sequence[Volume], makespan_s: float, cal
 
 
 def _communication(
-    cluster: Cluster, volumes: Sequence[Volume], phases: Sequence[Phases], exchange: Exchange | None
+    cluster: Cluster, volumes: Sequence[Volume], phases: Sequence[Phases], exchange: ExchangeSpeeds | None
 ) -> Iterator[str]:
     if exchange is None:
         yield f"  communication {_NOT_MEASURED}"

@@ -11,6 +11,7 @@ import numpy as np
 from raffm_mpi.elastic.cost import FLOAT32_BYTES
 from raffm_mpi.elastic.labels import FULL, Selection
 from raffm_mpi.elastic.packing import num_entries
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.exchange.transport import CHUNK_BYTES, CHUNKS_UNDER_WAY
 from raffm_mpi.federation.plan import NOBODY, SPLITS, Action, Plan, Round, cohort
 from raffm_mpi.federation.run import shard_evaluation
@@ -35,7 +36,7 @@ class Cluster:
     def __post_init__(self) -> None:
         for option, number in (("--nodes", self.num_nodes), ("--gpus-per-node", self.groups_per_node)):
             if number < 1:
-                raise ValueError(f"{option}: {number} is not allowed; allowed are whole numbers from 1")
+                raise UserMistake(f"{option}: {number} is not allowed; allowed are whole numbers from 1")
 
     @property
     def num_groups(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from raffm_mpi import data
 from raffm_mpi.config import Settings
 from raffm_mpi.elastic.cost import Lengths
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.federation.experiment import Outline, choose_method, deal, fleet_of, lengths_of, look, outlined
 from raffm_mpi.federation.prices import Prices
 
@@ -35,7 +36,7 @@ class _Shares:
 
 
 def sketch(settings: Settings) -> Sketch:
-    """The run that the settings describe, on torch's meta device; raises ValueError as :func:`experiment.look`.
+    """The run that the settings describe, on torch's meta device; raises UserMistake as :func:`experiment.look`.
 
     Who holds how many examples is exact where the data set is prepared already; else equal shares are assumed, and
     texts of full length.
@@ -62,7 +63,7 @@ def _prepared(settings: Settings, info: data.DataInfo, folder: Path) -> _Shares:
 def _assumed(settings: Settings, info: data.DataInfo) -> _Shares:
     kind, num_clients = settings.data.partition, settings.federation.num_clients
     if num_clients is None:
-        raise ValueError(
+        raise UserMistake(
             "federation.num_clients is missing: how many clients by_column makes is known when the data set has been "
             "prepared, which raffm-mpi calibrate does"
         )

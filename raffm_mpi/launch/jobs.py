@@ -13,6 +13,7 @@ import submitit
 from submitit.helpers import Checkpointable, DelayedSubmission
 
 from raffm_mpi.config import load_settings
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.exchange.interruptions import RESUMABLE
 from raffm_mpi.launch.launchers import Command, Place, check_launcher, command, hosts_of_job, raffm_mpi
 from raffm_mpi.launch.supervise import DONE, Supervisor, requeue
@@ -109,7 +110,7 @@ def launch(
     ``groups_per_node`` is ``gpus_per_node`` if left out, and 1 without GPUs. ``cluster`` is slurm or local; left out,
     whichever is here. ``time_min`` is the limit of a job in minutes; a run that needs longer is requeued and resumes.
     ``slurm`` are submitit's parameters for Slurm without their ``slurm_``, such as partition and account. Raises
-    ValueError for a mistake in any of it, before anything is submitted.
+    UserMistake for a mistake in any of it, before anything is submitted.
 
     Each job has ``wait()``, ``result()`` (a :class:`RunResult`), ``exception()`` and ``cancel()``.
     """
@@ -150,7 +151,7 @@ class Batch:
         launcher: str = "mpirun",
         max_requeues: int = 10,
     ) -> Batch:
-        """Read the settings of every run; raises ValueError for what is not allowed."""
+        """Read the settings of every run; raises UserMistake for what is not allowed."""
         groups = (gpus_per_node or 1) if groups_per_node is None else groups_per_node
         for name, number, least in (
             ("nodes", nodes, 1),
@@ -159,12 +160,12 @@ class Batch:
             ("max_requeues", max_requeues, 0),
         ):
             if number < least:
-                raise ValueError(f"{name} is {number}; allowed are whole numbers from {least}")
+                raise UserMistake(f"{name} is {number}; allowed are whole numbers from {least}")
         cluster = cluster or ("slurm" if shutil.which("srun") else "local")
         if cluster not in ("slurm", "local"):
-            raise ValueError(f"unknown cluster '{cluster}'; known: slurm, local")
+            raise UserMistake(f"unknown cluster '{cluster}'; known: slurm, local")
         if cluster == "local" and nodes > 1:
-            raise ValueError(f"nodes is {nodes}, but cluster local has one; allowed is 1")
+            raise UserMistake(f"nodes is {nodes}, but cluster local has one; allowed is 1")
         check_launcher(launcher, has_slurm=cluster == "slurm")
         path, points, runs = Path(config).absolute(), expand(overrides), []
         folder = Path()
@@ -197,13 +198,13 @@ class Batch:
         return text
 
     def _executor(self, time_min: int, slurm: Mapping[str, Any]) -> submitit.AutoExecutor:
-        """The executor of submitit for these runs; raises ValueError for what it does not know."""
+        """The executor of submitit for these runs; raises UserMistake for what it does not know."""
         if time_min < 1:
-            raise ValueError(f"time_min is {time_min}; allowed are whole numbers from 1")
+            raise UserMistake(f"time_min is {time_min}; allowed are whole numbers from 1")
         try:
             executor = submitit.AutoExecutor(self.folder / FOLDER, cluster=self.cluster, slurm_max_num_timeout=1000)
         except RuntimeError as error:
-            raise ValueError(f"cluster '{self.cluster}': {error}") from None
+            raise UserMistake(f"cluster '{self.cluster}': {error}") from None
         run = self.runs[0]
         executor.update_parameters(name=f"raffm_{self.folder.name}", timeout_min=time_min, tasks_per_node=1)
         if self.cluster == "local":
@@ -224,5 +225,5 @@ class Batch:
         try:
             executor.update_parameters(**{f"slurm_{name}": value for name, value in parameters.items()})
         except (NameError, ValueError) as error:
-            raise ValueError(f"slurm: {sentence(error)}") from None
+            raise UserMistake(f"slurm: {sentence(error)}") from None
         return executor

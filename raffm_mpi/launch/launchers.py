@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.exchange.transport import DETECTOR
 
 Launcher = Literal["mpirun", "srun"]
@@ -67,23 +68,23 @@ def hosts_of_job() -> tuple[str, ...]:
 
 
 def check_launcher(launcher: str, has_slurm: bool) -> None:
-    """Raise ValueError for an unknown launcher, and for srun without a Slurm job."""
+    """Raise UserMistake for an unknown launcher, and for srun without a Slurm job."""
     if launcher not in _LAUNCHERS:
-        raise ValueError(f"unknown launcher '{launcher}'; known: {', '.join(get_args(Launcher))}")
+        raise UserMistake(f"unknown launcher '{launcher}'; known: {', '.join(get_args(Launcher))}")
     if launcher == "srun" and not has_slurm:
-        raise ValueError("launcher 'srun' needs a Slurm job; take 'mpirun' on a machine without")
+        raise UserMistake("launcher 'srun' needs a Slurm job; take 'mpirun' on a machine without")
 
 
 def command(launcher: str, place: Place, program: Sequence[str]) -> Command:
     """The command by which a launcher starts ``program`` on every rank.
 
-    Raises ValueError for an unknown launcher and for one that is not here.
+    Raises UserMistake for an unknown launcher and for one that is not here.
     """
     check_launcher(launcher, has_slurm=bool(place.hosts))
     path = _find(launcher)
     if path is None:
         known = ", ".join(get_args(Launcher))
-        raise ValueError(f"launcher '{launcher}' is neither beside {sys.executable} nor on PATH; known: {known}")
+        raise UserMistake(f"launcher '{launcher}' is neither beside {sys.executable} nor on PATH; known: {known}")
     options, added = _LAUNCHERS[launcher](place)
     return Command((path, *options, *program), {**_environment(), **added})
 
@@ -102,7 +103,7 @@ def _find(launcher: str) -> str | None:
 def _mpirun(place: Place) -> tuple[list[str], dict[str, str]]:
     if not _is_open_mpi_5():
         if len(place.hosts) > 1:
-            raise ValueError("launcher 'mpirun' is not Open MPI 5, which starts ranks on several nodes; take 'srun'")
+            raise UserMistake("launcher 'mpirun' is not Open MPI 5, which starts ranks on several nodes; take 'srun'")
         return ["-n", str(place.num_ranks)], {}
     # A dead rank is survived; more ranks than slots are wanted, since rank 0 mostly sleeps.
     options = ["--with-ft", "ulfm", "-n", str(place.num_ranks)]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raffm_mpi.errors import UserMistake
+
 TABLE = "sweep.csv"  # in the sweep's folder: a line a point, its folder and its values
 
 
@@ -48,7 +50,7 @@ def split_values(text: str) -> list[str]:
 
 
 def expand(overrides: Sequence[str]) -> list[Point]:
-    """Every combination of the overrides' values; raises ValueError for an empty value or two points of one name.
+    """Every combination of the overrides' values; raises UserMistake for an empty value or two points of one name.
 
     >>> [point.overrides for point in expand(["seed=0,1", "output=runs/x"])]
     [('seed=0', 'output=runs/x'), ('seed=1', 'output=runs/x')]
@@ -58,7 +60,7 @@ def expand(overrides: Sequence[str]) -> list[Point]:
         key, equals, text = override.partition("=")
         values = split_values(text)
         if "" in values and len(values) > 1:
-            raise ValueError(f"override '{override}': a value of the sweep is empty")
+            raise UserMistake(f"override '{override}': a value of the sweep is empty")
         choices.append([f"{key}{equals}{value}" for value in values])
         varied.append(len(values) > 1)
     points = [
@@ -68,7 +70,7 @@ def expand(overrides: Sequence[str]) -> list[Point]:
     names = [point.name for point in points]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(f"two points of the sweep would be in one folder '{twice}'; give each value once")
+        raise UserMistake(f"two points of the sweep would be in one folder '{twice}'; give each value once")
     return points
 
 

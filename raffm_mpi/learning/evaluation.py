@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from raffm_mpi.config import Task
 from raffm_mpi.data import IGNORED, Split
-from raffm_mpi.learning.training import Device
+from raffm_mpi.learning.training import Processor
 from raffm_mpi.tasks.metrics import WIDTHS, best_spans, score, score_answers
 
 
@@ -20,7 +20,7 @@ def evaluate(
     model: nn.Module,
     split: Split,
     task: Task,
-    device: Device,
+    processor: Processor,
     batch_size: int,
     batches: Iterable[int] | None = None,
     after_batch: Callable[[], None] = lambda: None,
@@ -34,8 +34,8 @@ def evaluate(
     with torch.inference_mode():
         for number in range(-(-len(split) // batch_size)) if batches is None else batches:
             rows = np.arange(number * batch_size, min((number + 1) * batch_size, len(split)))
-            batch = device.move(split.batch(rows))
-            with device.autocast():
+            batch = processor.move(split.batch(rows))
+            with processor.autocast():
                 outputs = model(**batch)
             predictions[rows] = _PREDICT[task](outputs, batch, split, rows)
             after_batch()

@@ -19,6 +19,7 @@ from raffm_mpi.elastic.factors import is_factored, multiplied_out
 from raffm_mpi.elastic.families import family_of, layout_of
 from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.seeds import torch_seed
 
 _PRETRAINED_HEADS: tuple[Task, ...] = ("seq2seq", "causal_lm")  # tasks whose head is no new one
@@ -35,7 +36,7 @@ _HEADS: dict[Task, str] = {
 def load_config(settings: ModelSettings, info: DataInfo) -> Any:
     """The transformers config, with the data set's classes; no weight is read.
 
-    Raises ValueError for a model that cannot be found, a family without a table and unknown config keys.
+    Raises UserMistake for a model that cannot be found, a family without a table and unknown config keys.
     """
     from transformers import AutoConfig
 
@@ -45,21 +46,21 @@ def load_config(settings: ModelSettings, info: DataInfo) -> Any:
     try:
         config = AutoConfig.from_pretrained(settings.name, **settings.config, **classes)
     except (OSError, ValueError) as error:
-        raise ValueError(f"model.name: '{settings.name}' cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise UserMistake(f"model.name: '{settings.name}' cannot be loaded: {str(error).splitlines()[0]}") from None
     family_of(config.model_type)
     return config
 
 
-def structure(settings: ModelSettings, config: Any, task: Task) -> nn.Module:
+def model_structure(settings: ModelSettings, config: Any, task: Task) -> nn.Module:
     """The model without any numbers, on torch's meta device: names and shapes alone.
 
-    Raises ValueError for a model that has no head for the task, and for adapters where it has no linear layer.
+    Raises UserMistake for a model that has no head for the task, and for adapters where it has no linear layer.
     """
     try:
         with torch.device("meta"):
             model = _build(config, task)
     except ValueError as error:
-        raise ValueError(
+        raise UserMistake(
             f"model: family '{config.model_type}' has no head for {task}: {str(error).splitlines()[0]}"
         ) from None
     return model if settings.lora is None else _adapted(model, settings.lora, task)
@@ -88,13 +89,13 @@ def _adapted(model: nn.Module, settings: LoRASettings, task: Task) -> nn.Module:
     try:
         import peft
     except ImportError:
-        raise ValueError("model.lora needs peft, which is not installed: pip install peft") from None
+        raise UserMistake("model.lora needs peft, which is not installed: pip install peft") from None
     layout = layout_of(model)
     heads = [] if task in _PRETRAINED_HEADS else heads_of(model, layout)
     try:
         targets = targets_of(layout, settings.targets, heads)
-    except ValueError as error:
-        raise ValueError(f"model.lora.targets: {error}") from None
+    except UserMistake as error:
+        raise UserMistake(f"model.lora.targets: {error}") from None
     config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]
@@ -126,11 +127,11 @@ def _load(settings: ModelSettings, config: Any, task: Task, seed: int) -> nn.Mod
         )
     except (OSError, ValueError) as error:
         source = settings.name or settings.family
-        raise ValueError(f"model: '{source}' cannot be built for {task}: {str(error).splitlines()[0]}") from None
+        raise UserMistake(f"model: '{source}' cannot be built for {task}: {str(error).splitlines()[0]}") from None
     prefix = f"{model.base_model_prefix}."
     missing = sorted(key for key in loaded["missing_keys"] if key.startswith(prefix) and ".pooler." not in key)
     if missing:
-        raise ValueError(
+        raise UserMistake(
             f"model.name: '{settings.name}' has no weights for {', '.join(missing[:3])} and others like it"
         )
     return cast(nn.Module, model)
@@ -141,15 +142,15 @@ def inputs_of(settings: ModelSettings, data: DataSettings, config: Any, task: Ta
     if task != "image_classification":
         tokenizer = data.tokenizer or settings.name
         if tokenizer is None:
-            raise ValueError("data.tokenizer is missing: a model built by family has no tokenizer of its own")
+            raise UserMistake("data.tokenizer is missing: a model built by family has no tokenizer of its own")
         reserved = family_of(config.model_type).reserved_positions
         limit = getattr(config, "max_position_embeddings", data.max_length + reserved) - reserved
         if data.max_length > limit:
-            raise ValueError(f"data.max_length: {data.max_length} is more than the model's {limit} positions")
+            raise UserMistake(f"data.max_length: {data.max_length} is more than the model's {limit} positions")
         return TextInput(tokenizer, data.max_length)
     config = getattr(config, "vision_config", config)
     if not hasattr(config, "image_size"):
-        raise ValueError(f"model family '{config.model_type}' does not take the images of data.path '{data.path}'")
+        raise UserMistake(f"model family '{config.model_type}' does not take the images of data.path '{data.path}'")
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     mean, std = _normalisation(settings.name, config.num_channels)
@@ -223,13 +224,13 @@ def _from_scratch(family: str, values: Mapping[str, Any], classes: dict[str, Any
     known = set(AutoConfig.for_model(family).to_dict())
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ValueError(
+        raise UserMistake(
             f"model.config.{unknown[0]}: unknown key of family '{family}'; allowed: {', '.join(sorted(known))}"
         )
     try:
         config = AutoConfig.for_model(family, **values, **classes)
     except Exception as error:  # transformers validates in many ways
-        raise ValueError(f"model.config: family '{family}' refuses it: {' '.join(str(error).split())}") from None
+        raise UserMistake(f"model.config: family '{family}' refuses it: {' '.join(str(error).split())}") from None
     config.architectures = config.architectures or []  # else the families that have several for a task are refused
     return config
 
@@ -244,5 +245,5 @@ def _normalisation(name: str | None, num_channels: int) -> tuple[tuple[float, ..
     values = json.loads(Path(found).read_text(encoding="utf-8")) if found else {}
     mean, std = (tuple(values.get(key) or [0.5] * num_channels) for key in ("image_mean", "image_std"))
     if len(mean) != num_channels or len(std) != num_channels:
-        raise ValueError(f"model.name: '{name}' normalises {len(mean)} channels, but its config has {num_channels}")
+        raise UserMistake(f"model.name: '{name}' normalises {len(mean)} channels, but its config has {num_channels}")
     return mean, std

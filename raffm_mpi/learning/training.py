@@ -1,4 +1,4 @@
-"""Local training of any transformers model on one device."""
+"""Local training of any transformers model on one processor."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ import torch
 from torch import Tensor, nn
 
 from raffm_mpi.config import ComputeSettings, TrainingSettings
-from raffm_mpi.data import Split
+from raffm_mpi.data import Split, UnreadableExample
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.learning.objective import Objective
 from raffm_mpi.seeds import generator, torch_seed
 
 
 @dataclass(frozen=True)
-class Device:
+class Processor:
     """What a rank computes on, and in which precision."""
 
     device: torch.device
     precision: str = "fp32"
 
     @classmethod
-    def select(cls, settings: ComputeSettings, index: int, *, only_serves: bool = False) -> Device:
+    def select(cls, settings: ComputeSettings, index: int, *, only_serves: bool = False) -> Processor:
         """The node's GPU number ``index``, wrapping around, or the CPU; also sets the number of CPU threads.
 
-        ``only_serves`` is said of a server that has client groups beside it. Raises ValueError where the settings ask
+        ``only_serves`` is said of a server that has client groups beside it. Raises UserMistake where the settings ask
         for what the machine does not have.
         """
         torch.set_num_threads(settings.threads_per_group)
         if settings.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("compute.device: 'cuda' was asked for, but torch sees no GPU; allowed here: cpu, auto")
+            raise UserMistake("compute.device: 'cuda' was asked for, but torch sees no GPU; allowed here: cpu, auto")
         use_gpu = settings.device != "cpu" and torch.cuda.is_available()
         if settings.precision == "bf16" and not use_gpu:
-            raise ValueError("compute.precision: 'bf16' needs a GPU; allowed on a CPU: fp32")
+            raise UserMistake("compute.precision: 'bf16' needs a GPU; allowed on a CPU: fp32")
         if not use_gpu or (only_serves and settings.server_device == "cpu"):
             return cls(torch.device("cpu"))
         return cls(torch.device(f"cuda:{index % torch.cuda.device_count()}"), settings.precision)
@@ -46,7 +47,7 @@ class Device:
         return self.device.type == "cuda"
 
     def move(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch on this device."""
+        """A batch on this processor."""
         if not self.is_gpu:
             return batch
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
@@ -105,7 +106,7 @@ def train(
     split: Split,
     indices: np.ndarray,
     settings: TrainingSettings,
-    device: Device,
+    processor: Processor,
     *,
     seed: int,
     round: int,
@@ -132,7 +133,7 @@ def train(
     try:
         for rows in _batches(indices, settings, order):
             objective.start_step()
-            losses.append(_backward(model, objective, split, rows, device, micro_batches))
+            losses.append(_backward(model, objective, split, rows, processor, micro_batches))
             objective.finish_step(model)
             if settings.max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
@@ -157,18 +158,18 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _backward(
-    model: nn.Module, objective: Objective, split: Split, rows: np.ndarray, device: Device, micro_batches: int
+    model: nn.Module, objective: Objective, split: Split, rows: np.ndarray, processor: Processor, micro_batches: int
 ) -> Tensor:
     """Add the gradients of a batch's mean loss, in parts, and return that loss."""
-    total = torch.zeros((), device=device.device)
+    total = torch.zeros((), device=processor.device)
     for part in np.array_split(rows, min(micro_batches, len(rows))):
         try:
             batch = split.batch(part)
-        except (ValueError, OSError) as error:
+        except UnreadableExample as error:
             raise TrainingFault(str(error)) from error
         share = len(part) / len(rows)
-        with device.autocast():
-            total += objective.backward(model, device.move(batch), share) * share
+        with processor.autocast():
+            total += objective.backward(model, processor.move(batch), share) * share
     return total
 
 

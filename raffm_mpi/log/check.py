@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.log.commit import Commit, Rows, checksum
-from raffm_mpi.log.reader import HDF5_ERRORS, Run, open_run, sentence
+from raffm_mpi.log.reader import LOG_ERRORS, Run, open_run, sentence
 from raffm_mpi.log.schema import CLIENTS, TABLES
 
 Array = np.ndarray[Any, Any]
@@ -33,14 +34,14 @@ def check_log(path: str | Path) -> list[str]:
     """
     try:
         run = open_run(path)
-    except ValueError as error:
+    except UserMistake as error:
         return [str(error)]
     wrong: list[str] = []
     with run:
         for check in (_commits, _rounds, _per_round, _numbering, _references, _keys, _config, _end):
             try:
                 wrong += check(run)
-            except HDF5_ERRORS as error:
+            except LOG_ERRORS as error:
                 wrong.append(sentence(error))
     return list(dict.fromkeys(wrong))  # several checks may meet the same unreadable column
 
@@ -48,7 +49,7 @@ def check_log(path: str | Path) -> list[str]:
 def broken_commits(run: Run, records: Array) -> list[int]:
     """Positions of the records whose checksum is not that of the rows they show, given the record before.
 
-    ValueError where rows cannot be read.
+    UserMistake where rows cannot be read.
     """
     rows = {name: run.rows(name) for name in TABLES}
     broken, before = [], Commit.of_record(np.zeros_like(records[0])) if len(records) else None

@@ -19,7 +19,7 @@ import numpy as np
 
 from raffm_mpi import __version__
 from raffm_mpi.log.commit import COLUMNS, NO_COMMIT, Commit, Rows
-from raffm_mpi.log.reader import HDF5_ERRORS, sentence
+from raffm_mpi.log.reader import HDF5_ERRORS, LOG_ERRORS, sentence
 from raffm_mpi.log.schema import FORMAT, SCHEMA_VERSION, STATUSES, TABLES, Column, Table
 
 # HDF5 1.10 is the oldest that knows single writer, multiple readers: whatever reads 1.10 reads the log.
@@ -33,10 +33,10 @@ class LogNotWritten(OSError):
 
 @contextmanager
 def disk_failures(path: Path) -> Iterator[None]:
-    """Make one LogNotWritten of whatever h5py raises where the disk fails."""
+    """Make one LogNotWritten of whatever h5py and the reader raise where the disk fails."""
     try:
         yield
-    except HDF5_ERRORS as error:
+    except LOG_ERRORS as error:
         cause = re.search("error message = '(.*?)'", str(error))  # of the system, within HDF5's own
         named = cause[1] if cause else getattr(error, "strerror", None) or sentence(error)
         raise LogNotWritten(f"'{path}' cannot be written: {named}") from None

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import yaml
 
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.log.commit import NO_COMMIT, Commit
 from raffm_mpi.log.schema import FORMAT, SCHEMA_VERSION, TABLES, log_file
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 READ_ATTEMPTS = 30  # 2^30 ns: about a second
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError)  # what h5py raises on a broken file or disk
+LOG_ERRORS = (*HDF5_ERRORS, UserMistake)  # what h5py and this reader raise on a broken log
 
 
 class Run:
@@ -144,7 +146,7 @@ class Run:
             dataset = self._file[table][column]
             rows: np.ndarray[Any, Any] = dataset[: self.num_rows[table]]
         except HDF5_ERRORS as error:
-            raise ValueError(f"'{self.path}' is damaged at {table}/{column}: {sentence(error)}") from None
+            raise UserMistake(f"'{self.path}' is damaged at {table}/{column}: {sentence(error)}") from None
         return rows
 
     def rows(self, table: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -183,7 +185,7 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def open_run(path: str | Path) -> Run:
     """Open the log of a run, given its folder or its ``run.h5``, also while it is being written or after a kill.
 
-    Raises ValueError with one sentence if there is none, if it is no raffm_mpi log, if a newer or an older raffm_mpi
+    Raises UserMistake with one sentence if there is none, if it is no raffm_mpi log, if a newer or an older raffm_mpi
     wrote it, or if it is truncated or damaged.
     """
     file_path = log_file(path)
@@ -191,11 +193,11 @@ def open_run(path: str | Path) -> Run:
     try:
         found = _plain(file.attrs.get("format"))
         if found != FORMAT:
-            raise ValueError(f"'{file_path}' is no raffm_mpi log: its attribute format is {found!r}, not {FORMAT!r}")
+            raise UserMistake(f"'{file_path}' is no raffm_mpi log: its attribute format is {found!r}, not {FORMAT!r}")
         version = int(file.attrs["schema_version"])
         if version != SCHEMA_VERSION:
             other = "a newer" if version > SCHEMA_VERSION else "an older"
-            raise ValueError(
+            raise UserMistake(
                 f"'{file_path}' was written by {other} raffm_mpi: "
                 f"its schema_version is {version}, this one reads {SCHEMA_VERSION}"
             )
@@ -207,19 +209,19 @@ def open_run(path: str | Path) -> Run:
 
 def _open_file(path: Path) -> h5py.File:
     if not path.is_file():
-        raise ValueError(f"'{path}' does not exist: no run was logged there")
+        raise UserMistake(f"'{path}' does not exist: no run was logged there")
     try:
         with path.open("rb") as stream:
             head = stream.read(12)
     except OSError as error:
-        raise ValueError(f"'{path}' cannot be read: {sentence(error)}") from None
+        raise UserMistake(f"'{path}' cannot be read: {sentence(error)}") from None
     if not head.startswith(HDF5_SIGNATURE):
-        raise ValueError(f"'{path}' is not an HDF5 file")
+        raise UserMistake(f"'{path}' is not an HDF5 file")
     version, flags = head[8:9], head[11:12]  # of the superblock; bit 2: open for SWMR writing, or left so by a kill
     try:
         return _open_hdf5(path, being_written=version == b"\3" and flags[0] & 4 > 0)
     except HDF5_ERRORS as error:
-        raise ValueError(f"'{path}' is truncated or damaged: {sentence(error)}") from None
+        raise UserMistake(f"'{path}' is truncated or damaged: {sentence(error)}") from None
 
 
 def _open_hdf5(path: Path, being_written: bool) -> h5py.File:
@@ -250,10 +252,10 @@ def _commits(file: h5py.File, path: Path) -> np.ndarray[Any, Any]:
         num_rows = _last(commits).num_rows
         needed = max(_end(file[t.name][c.name], num_rows[t.name]) for t in TABLES.values() for c in t.columns)
     except HDF5_ERRORS as error:
-        raise ValueError(f"'{path}' is truncated or damaged: {sentence(error)}") from None
+        raise UserMistake(f"'{path}' is truncated or damaged: {sentence(error)}") from None
     size = os.path.getsize(path)
     if size < needed:
-        raise ValueError(f"'{path}' is truncated: its tables reach to byte {needed}, the file ends at {size}")
+        raise UserMistake(f"'{path}' is truncated: its tables reach to byte {needed}, the file ends at {size}")
     return commits
 
 
@@ -268,10 +270,10 @@ def _end(dataset: h5py.Dataset, num_rows: int) -> int:
     if not num_rows or not all(dataset.shape[1:]):
         return 0
     if dataset.shape[0] < num_rows:
-        raise ValueError(f"{dataset.name} has {dataset.shape[0]} rows, {num_rows} were committed")
+        raise UserMistake(f"{dataset.name} has {dataset.shape[0]} rows, {num_rows} were committed")
     chunk = dataset.id.get_chunk_info_by_coord((num_rows - 1, 0)[: dataset.ndim])
     if chunk.byte_offset is None:
-        raise ValueError(f"{dataset.name} has lost its last rows")
+        raise UserMistake(f"{dataset.name} has lost its last rows")
     return int(chunk.byte_offset + chunk.size)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.log.reader import Run, records
 from raffm_mpi.log.schema import GLOBAL_MODEL, ROUNDS
 
@@ -18,11 +19,11 @@ _NUMBERS = tuple(column.name for column in ROUNDS.columns if column.name != "rou
 
 
 def check_installed() -> None:
-    """Raise ValueError if TensorBoard is not there."""
+    """Raise UserMistake if TensorBoard is not there."""
     try:
         import tensorboard  # noqa: F401
     except ImportError:
-        raise ValueError(
+        raise UserMistake(
             "TensorBoard's files need the package tensorboard: pip install 'raffm_mpi[tensorboard]'"
         ) from None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.log.check import broken_commits
 from raffm_mpi.log.commit import Commit
 from raffm_mpi.log.file import LogFile, disk_failures
@@ -60,14 +61,14 @@ class RunLog:
 
         ``config`` is the resolved YAML. ``attributes`` gives versions (a dict), commit, hosts, num_ranks, command,
         task, metrics and whatever else. ``dimensions`` and ``label_names`` name the columns of submodels/sizes and
-        partition/label_counts; ``ranks`` are (rank, host, device, role). Raises ValueError where a log is already and
+        partition/label_counts; ``ranks`` are (rank, host, device, role). Raises UserMistake where a log is already and
         LogNotWritten where the disk is full or lost.
         """
         path = log_file(path)
         missing = [name for name in GIVEN_BY_CALLER if name not in attributes]
         assert not missing, f"attributes lack {missing}"
         if path.exists():
-            raise ValueError(f"'{path}' exists: resume that run, or choose another output folder")
+            raise UserMistake(f"'{path}' exists: resume that run, or choose another output folder")
         labels = {"dimensions": list(dimensions), "label_names": list(label_names)}
         own = {"config": config, "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
         rows = {"ranks": _rank_rows(ranks)}
@@ -91,14 +92,14 @@ class RunLog:
         So are evaluations after round ``reevaluate`` and later ones, for a run that evaluates that round again. Only
         events that tell of the run's fate are all kept.
         The rows are copied to a new file that then takes the old one's place, so a kill on the way loses nothing.
-        ``attributes`` and ``ranks`` replace those that changed with the new start. Raises ValueError where the log
+        ``attributes`` and ``ranks`` replace those that changed with the new start. Raises UserMistake where the log
         cannot be read or holds fewer rounds, and LogNotWritten where the disk is full or lost.
         """
         path = log_file(path)
         with open_run(path) as old:
             found = int(np.count_nonzero(old.values("rounds", "round") < num_rounds))
             if found != num_rounds:
-                raise ValueError(f"'{path}' holds {found} committed rounds, not the {num_rounds} to resume from")
+                raise UserMistake(f"'{path}' holds {found} committed rounds, not the {num_rounds} to resume from")
             labels = old.labels()
             rows = _resumed_rows(old, num_rounds, num_rounds if reevaluate is None else min(num_rounds, reevaluate))
             if ranks is not None:
@@ -170,7 +171,7 @@ class RunLog:
         with open_run(self.path) as old:
             records = old.commits[: self._last.number]
             if len(records) == 0 or records[-1].tolist() != self._last.record or broken_commits(old, records):
-                raise ValueError("its committed rows are no longer what was written")
+                raise OSError("its committed rows are no longer what was written")
             rows = {name: _first(old.rows(name), count) for name, count in self._last.num_rows.items()}
             return LogFile.create(self.path, old.attributes, self._labels, self._file_locking, rows)
 
@@ -191,7 +192,7 @@ def _resumed_rows(old: Run, num_rounds: int, num_followed: int) -> dict[str, Col
         kept[name] = {column: values[mask] for column, values in rows.items()}
     identifiers = kept["submodels"]["submodel"]
     if not np.array_equal(identifiers, np.arange(len(identifiers))):
-        raise ValueError(f"'{old.path}' is damaged: its sub-models are not numbered from 0 on")
+        raise UserMistake(f"'{old.path}' is damaged: its sub-models are not numbered from 0 on")
     return kept
 
 

@@ -21,7 +21,7 @@ from raffm_mpi.methods.raffm import RaFFM
 
 __all__ = ["METHODS", "Method", "check_method", "make_method", "prepare_model"]
 
-METHODS: dict[type[config.Group], type[Method]] = {
+METHODS: dict[type[config.SettingsGroup], type[Method]] = {
     config.FedAvgSettings: FedAvg,
     config.RaFFMSettings: RaFFM,
     config.HeteroFLSettings: HeteroFL,
@@ -35,19 +35,19 @@ METHODS: dict[type[config.Group], type[Method]] = {
 
 
 def check_method(settings: MethodSettings, layout: ModelLayout) -> None:
-    """Raise ValueError for settings that the model contradicts: all that its structure alone can tell."""
+    """Raise UserMistake for settings that the model contradicts: all that its structure alone can tell."""
     _class_of(settings).check(settings, layout)
 
 
 def prepare_model(settings: MethodSettings, model: nn.Module) -> nn.Module:
-    """The model that the method trains, made of a transformers model, in place; ValueError if it cannot be."""
+    """The model that the method trains, made of a transformers model, in place; UserMistake if it cannot be."""
     return _class_of(settings).prepare(model)
 
 
 def make_method(
     settings: MethodSettings, layout: ModelLayout, seed: int, price: Price, fits: Fits | None = None
 ) -> Method:
-    """The method that the settings describe, for one model; ValueError if the two contradict each other."""
+    """The method that the settings describe, for one model; UserMistake if the two contradict each other."""
     return _class_of(settings)(layout, seed, price, settings, fits)
 
 

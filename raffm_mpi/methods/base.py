@@ -35,7 +35,7 @@ class Method(ABC):
 
     @classmethod
     def check(cls, settings: Any, layout: ModelLayout) -> None:
-        """Raise ValueError for settings that a model contradicts: all that its structure alone can tell."""
+        """Raise UserMistake for settings that a model contradicts: all that its structure alone can tell."""
         del settings, layout  # most have nothing to check
 
     @classmethod

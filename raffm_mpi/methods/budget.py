@@ -11,6 +11,7 @@ from typing import Any
 from raffm_mpi.config import BudgetSettings, RaFFMSettings
 from raffm_mpi.elastic.labels import FULL, Selection
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.methods.base import Fits, Method, Price
 from raffm_mpi.methods.space import axes_of
 from raffm_mpi.seeds import generator
@@ -95,10 +96,10 @@ def equal_widths(layout: ModelLayout, axes: Sequence[str]) -> list[Selection]:
 def _largest_within(budget: float, path: Sequence[Selection], price: Callable[[Selection], float]) -> int:
     """Where on a path the largest sub-model is that costs at most ``budget`` times the full model.
 
-    Raises ValueError if even the smallest costs more.
+    Raises UserMistake if even the smallest costs more.
     """
     fitting = bisect_right(path, budget * price(FULL), key=price)
     if fitting == 0:
         share = price(path[0]) / price(FULL)
-        raise ValueError(f"method.budgets: {budget} is below the smallest sub-model, which is {share:.3f}")
+        raise UserMistake(f"method.budgets: {budget} is below the smallest sub-model, which is {share:.3f}")
     return fitting - 1

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from raffm_mpi.elastic.factors import RANK, decompose, factor_pairs, factorise, principal
 from raffm_mpi.elastic.labels import Selection, base, count
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.methods.base import Fits, Price
 from raffm_mpi.methods.budget import Budgeted
 from raffm_mpi.seeds import generator
@@ -37,8 +38,8 @@ class PriSM(Budgeted):
     def prepare(cls, model: nn.Module) -> nn.Module:
         try:
             return factorise(model)
-        except ValueError as error:
-            raise ValueError(f"method.prism: {error}") from None
+        except UserMistake as error:
+            raise UserMistake(f"method.prism: {error}") from None
 
     def begin(self, tensors: Mapping[str, Tensor]) -> None:
         values = principal(tensors, self.layout)

@@ -10,6 +10,7 @@ import numpy as np
 from raffm_mpi.config import SpaceSettings
 from raffm_mpi.elastic.labels import DEPTH, Selection
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.errors import UserMistake
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Space:
 def resolve(settings: SpaceSettings, layout: ModelLayout) -> Space:
     """The space that the settings describe for a model.
 
-    Raises ValueError naming the setting, the size and what is allowed.
+    Raises UserMistake naming the setting, the size and what is allowed.
     """
     choices, full = [], []
     for setting, sizes in settings:
@@ -80,10 +81,10 @@ def resolve(settings: SpaceSettings, layout: ModelLayout) -> Space:
 
 
 def axes_of(layout: ModelLayout, setting: str, place: str) -> list[tuple[str, ...]]:
-    """As :meth:`ModelLayout.axes_of`; raises ValueError, naming the settings' place, for what the family has not."""
+    """As :meth:`ModelLayout.axes_of`; raises UserMistake, naming the settings' place, for what the family has not."""
     known = [*layout.family.elastic, *([DEPTH] if DEPTH in layout.parts else [])]
     if setting not in known:
-        raise ValueError(f"{place}.{setting}: family '{layout.family.name}' has none; known: {', '.join(known)}")
+        raise UserMistake(f"{place}.{setting}: family '{layout.family.name}' has none; known: {', '.join(known)}")
     return layout.axes_of(setting)
 
 
@@ -93,10 +94,10 @@ def _absolute(setting: str, sizes: list[int | float], dimension: str, full: int)
         place = f"method.space.{setting}: {size}"
         if isinstance(size, int):
             if size > full:
-                raise ValueError(f"{place} is wider than the model, whose {dimension} has size {full}")
+                raise UserMistake(f"{place} is wider than the model, whose {dimension} has size {full}")
             absolute.add(size)
         else:
             if abs(size * full - round(size * full)) > 1e-9:
-                raise ValueError(f"{place} of {dimension} (size {full}) is {size * full:g}, not a whole number")
+                raise UserMistake(f"{place} of {dimension} (size {full}) is {size * full:g}, not a whole number")
             absolute.add(round(size * full))
     return tuple(sorted(absolute))

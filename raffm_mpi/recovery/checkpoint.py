@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.learning.model import sha256
 from raffm_mpi.log.reader import sentence
 
@@ -34,7 +35,7 @@ _REPORTS = "reports"
 _BLOCK_BYTES = 1 << 20
 
 
-class DamagedCheckpoint(ValueError):
+class DamagedCheckpoint(UserMistake):
     """A checkpoint that cannot be used; the message says which part and why."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from raffm_mpi.exchange.interruptions import DiskLost
+from raffm_mpi.exchange.interruptions import DiskFailed
 from raffm_mpi.exchange.presence import Presence
 from raffm_mpi.log.reader import sentence
 from raffm_mpi.messages import say
@@ -28,7 +28,7 @@ class Disk:
     def write(self, step: Callable[[], T]) -> T:
         """Take a step that writes, again every few seconds while it raises OSError.
 
-        Raises DiskLost when patience is at its end, or when the run shall stop.
+        Raises DiskFailed when patience is at its end, or when the run shall stop.
         """
         start, told = time.monotonic(), False
         while True:
@@ -37,7 +37,7 @@ class Disk:
             except OSError as error:
                 waited_s = time.monotonic() - start
                 if waited_s >= self.patience_s or self.presence.stopping:
-                    raise DiskLost(f"{sentence(error)} (tried for {waited_s:.0f} s)") from error
+                    raise DiskFailed(f"{sentence(error)} (tried for {waited_s:.0f} s)") from error
                 if not told:
                     say(f"{sentence(error)}; trying again for {self.patience_s:.0f} s")
                     told = True

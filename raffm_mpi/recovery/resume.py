@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from raffm_mpi.config import Settings, apply_overrides
 from raffm_mpi.devices import Fleet
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.learning.model import sha256
 from raffm_mpi.log import Run, open_run, tensorboard
 from raffm_mpi.log.schema import log_file
@@ -78,14 +79,14 @@ class Start:
 def find_start(settings: Settings) -> Start:
     """Where the run in ``settings.output`` goes on; a new one where there is none.
 
-    Raises ValueError for a log or checkpoints that cannot be read, and for those of another run.
+    Raises UserMistake for a log or checkpoints that cannot be read, and for those of another run.
     """
     output = Path(settings.output)
     nothing = Start(remarks=[f"nothing to resume in '{output}': a new run begins"])
     if not log_file(output).exists():
         others = [name for name in OWN_FILES if (output / name).exists()]
         if others:
-            raise ValueError(f"output: '{output}' has {', '.join(others)}, but no log run.h5 that says of which run")
+            raise UserMistake(f"output: '{output}' has {', '.join(others)}, but no log run.h5 that says of which run")
         return nothing
     with open_run(output) as run:
         if not run.num_rows["partition"]:  # killed while its log was made
@@ -113,11 +114,11 @@ def find_start(settings: Settings) -> Start:
 
 
 def logged_settings(run: Run, overrides: Sequence[str] = ()) -> Settings:
-    """The settings of a run, with overrides; raises ValueError for those that this version does not know."""
+    """The settings of a run, with overrides; raises UserMistake for those that this version does not know."""
     try:
         return Settings.model_validate(apply_overrides(copy.deepcopy(run.config), overrides))
     except ValidationError as error:
-        raise ValueError(f"'{run.path}' was written with settings that this version does not know: {error}") from None
+        raise UserMistake(f"'{run.path}' was written with settings that this version does not know: {error}") from None
 
 
 def changes(old: Settings, new: Settings) -> list[str]:
@@ -145,39 +146,39 @@ def identity(model: nn.Module, config: Any, data_fingerprint: str, fleet: Fleet 
 
 
 def check_identity(start: Start, found: Mapping[str, str]) -> None:
-    """Raise ValueError where examples or the initial model are not those that the run began with."""
+    """Raise UserMistake where examples or the initial model are not those that the run began with."""
     for key, setting, what in (
         ("data_sha256", "data.path", "this is other examples"),
         ("model_sha256", "model", "this is another model"),
         ("devices_sha256", "devices", "these are other devices, or they can be reached at other times,"),
     ):
         if not start.is_new and start.attributes.get(key, "") != found[key]:
-            raise ValueError(f"{setting}: {what} than the run in the output folder began with ({key})")
+            raise UserMistake(f"{setting}: {what} than the run in the output folder began with ({key})")
 
 
 def _check_settings(settings: Settings, run: Run) -> None:
     different = changes(logged_settings(run), settings)
     if different:
-        raise ValueError(
+        raise UserMistake(
             f"resume: {'; '.join(different)}; a run goes on with its own settings, allowed to change are "
             f"{', '.join(MAY_CHANGE)}"
         )
 
 
 def _check_together(start: Start, settings: Settings, run: Run) -> None:
-    """Raise ValueError where log and checkpoints are not of one run."""
+    """Raise UserMistake where log and checkpoints are not of one run."""
     num_rounds, asked = len(run.rounds), settings.federation.num_rounds
     partial = start.partial.checkpoint if start.partial else None
     for found in (start.checkpoint, partial):
         if found and found.state.get("run_id") != start.run_id:
-            raise ValueError(f"'{found.folder}' is a checkpoint of another run than the log '{run.path}'")
+            raise UserMistake(f"'{found.folder}' is a checkpoint of another run than the log '{run.path}'")
     if start.next_round > num_rounds:
-        raise ValueError(
+        raise UserMistake(
             f"'{run.path}' holds {num_rounds} committed rounds, but the checkpoint is after {start.next_round}: "
             "it is an older copy"
         )
     if asked < max(num_rounds, start.next_round):
-        raise ValueError(f"federation.num_rounds: {asked} is fewer than the {num_rounds} rounds that are committed")
+        raise UserMistake(f"federation.num_rounds: {asked} is fewer than the {num_rounds} rounds that are committed")
 
 
 def _flat(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

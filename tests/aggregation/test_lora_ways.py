@@ -17,9 +17,10 @@ from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import base, parse, union, within
 from raffm_mpi.elastic.submodel import ElasticModel
 from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.federation.frozen import check_alike
-from raffm_mpi.learning.model import load_config, load_model, structure
-from raffm_mpi.methods.ranks import Ranks
+from raffm_mpi.learning.model import load_config, load_model, model_structure
+from raffm_mpi.methods.adapter_ranks import AdapterRanks
 
 pytest.importorskip("peft", reason="LoRA needs peft (pip install peft)")
 
@@ -65,7 +66,7 @@ def built(family, **lora):
 def test_attention_has_adapters_and_they_and_the_head_alone_are_trained(family):
     config, task, attention, head = FAMILIES[family]
     settings = ModelSettings(family=family, config=config, lora={})
-    layout = whole_layout(structure(settings, load_config(settings, info(task)), task))
+    layout = whole_layout(model_structure(settings, load_config(settings, info(task)), task))
     paths = {adapter.base.removesuffix(".base_layer.weight") for adapter in adapters_of(layout)}
     assert {path.rpartition(".")[2] for path in paths} == attention
     assert not any(
@@ -334,13 +335,13 @@ def test_no_sum_of_hetloras_weights_overflows(num_clients):
 def test_each_client_keeps_its_rank_and_the_full_one_leaves_nothing_out():
     layout = two_by_two()
     lora = ModelSettings(family="vit", lora={"rank": 2, "ranks": [1, 2]}).lora
-    ranks = Ranks.of(lora, layout, 0)
+    ranks = AdapterRanks.of(lora, layout, 0)
     drawn = [ranks.of_client(client) for client in range(20)]
     assert drawn == [ranks.of_client(client) for client in range(20)]
     assert {str(selection) for selection in drawn} == {str({R: 1}), "{}"}
     assert ranks.smallest() == {R: 1}
-    alike = Ranks.of(ModelSettings(family="vit", lora={"rank": 2, "ranks": [2, 2]}).lora, layout, 0)
-    assert alike.of_client(3) == alike.smallest() == Ranks.of(None, layout, 0).of_client(3) == {}
+    alike = AdapterRanks.of(ModelSettings(family="vit", lora={"rank": 2, "ranks": [2, 2]}).lora, layout, 0)
+    assert alike.of_client(3) == alike.smallest() == AdapterRanks.of(None, layout, 0).of_client(3) == {}
 
 
 class Ranks2:
@@ -357,7 +358,7 @@ class Ranks2:
 
 def test_a_node_with_other_frozen_weights_is_named():
     check_alike("ab" * 32, Ranks2())
-    with pytest.raises(ValueError, match=r"model: rank 1 on n1 has other frozen weights than rank 0 \(SHA-256 cdcd"):
+    with pytest.raises(UserMistake, match=r"model: rank 1 on n1 has other frozen weights than rank 0 \(SHA-256 cdcd"):
         check_alike("cd" * 32, Ranks2())
 
 
@@ -383,7 +384,7 @@ def test_a_contradiction_is_one_sentence(mistake):
         "model": {"family": "vit", "lora": lora},
         "federation": {"num_clients": 2, **federation},
     }
-    with pytest.raises(ValueError, match="model") as caught:
+    with pytest.raises(UserMistake, match="model") as caught:
         check_settings(values, "config")
     (line,) = str(caught.value).splitlines()
     assert sentence in line
@@ -393,8 +394,8 @@ def test_a_contradiction_is_one_sentence(mistake):
 def test_a_target_that_is_no_linear_layer_is_named_with_those_that_are(target):
     settings = ModelSettings(family="vit", config=FAMILIES["vit"][0], lora={"targets": ["q_proj", target]})
     config = load_config(settings, info("image_classification"))
-    with pytest.raises(ValueError, match="targets") as caught:
-        structure(settings, config, "image_classification")
+    with pytest.raises(UserMistake, match="targets") as caught:
+        model_structure(settings, config, "image_classification")
     assert str(caught.value) == (
         f"model.lora.targets: '{target}' is no linear layer of family 'vit'; known: q_proj, k_proj, v_proj, o_proj, "
         "fc1, fc2"

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from raffm_mpi.aggregation.exact import ExactSum, apply_update
-from raffm_mpi.aggregation.server_optimizer import Mean, make_server_optimizer
+from raffm_mpi.aggregation.server_optimizer import MeanUpdate, make_server_optimizer
 from raffm_mpi.config import ServerSettings
 from raffm_mpi.elastic.labels import FULL, Layout, parse, union, within
 from raffm_mpi.elastic.packing import pack
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.federation.server import Server
 
 NAMES = ["fedavgm", "fedadagrad", "fedadam", "fedyogi"]
@@ -144,7 +145,7 @@ def test_only_a_round_in_which_a_client_held_some_of_a_tensor_counts_as_its_step
     optimizer = make(PAIR, name)
     for held in ([0.0, 0.0], [0.0, 3.0], [0.0, 0.0]):
         entries = [torch.ones(2), *(slot["w"] for slot in optimizer.slots)]
-        optimizer.step("w", entries, [Mean(slice(0, 2), torch.ones(2).double(), torch.tensor(held).double())])
+        optimizer.step("w", entries, [MeanUpdate(slice(0, 2), torch.ones(2).double(), torch.tensor(held).double())])
     assert optimizer.num_steps["w"] == 1
 
 
@@ -224,7 +225,7 @@ def test_a_restored_state_goes_on_with_the_same_bits(name):
 
 def test_the_state_of_another_optimizer_is_refused():
     state = make(LAYOUT, "fedavgm").state()
-    with pytest.raises(ValueError, match=r"the saved state lacks 'exp_avg\.bias'"):
+    with pytest.raises(UserMistake, match=r"the saved state lacks 'exp_avg\.bias'"):
         make(LAYOUT, "fedyogi").restore(state)
-    with pytest.raises(ValueError, match=r"the saved state has 'momentum_buffer\.bias'"):
+    with pytest.raises(UserMistake, match=r"the saved state has 'momentum_buffer\.bias'"):
         make(LAYOUT, "none").restore(state)

@@ -19,6 +19,7 @@ from raffm_mpi.analysis.comparison import gather, read
 from raffm_mpi.analysis.difference import difference
 from raffm_mpi.analysis.tables import Column, Estimate, Table
 from raffm_mpi.cli import app
+from raffm_mpi.errors import UserMistake
 
 GAINS = (0.0, 0.01, 0.05)  # of the seeds
 
@@ -232,13 +233,13 @@ def test_mistakes_are_one_sentence(runs, tmp_path, capsys, words, sentence):
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     one = write_run(tmp_path / "a", "full")
     twin, other = write_run(tmp_path / "b", "full"), write_run(tmp_path / "c", "full", metric="perplexity")
-    with pytest.raises(ValueError, match=r"runs of raffm have seed 0 more than once: '.*a', '.*b'"):
+    with pytest.raises(UserMistake, match=r"runs of raffm have seed 0 more than once: '.*a', '.*b'"):
         read([one, twin])
-    with pytest.raises(ValueError, match=r"c' has perplexity on validation, '.*a' accuracy on validation"):
+    with pytest.raises(UserMistake, match=r"c' has perplexity on validation, '.*a' accuracy on validation"):
         read([one, other])
-    with pytest.raises(ValueError, match="there is no run to compare"):
+    with pytest.raises(UserMistake, match="there is no run to compare"):
         read([])
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(UserMistake, match="does not exist"):
         read([tmp_path / "nowhere"])
 
 

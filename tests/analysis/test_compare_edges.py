@@ -12,10 +12,11 @@ from made_logs import write_run
 from matplotlib.transforms import Bbox
 
 from raffm_mpi.analysis.compare import compare, default_targets, draw
-from raffm_mpi.analysis.comparison import Group, gather, read
+from raffm_mpi.analysis.comparison import SeedGroup, gather, read
 from raffm_mpi.analysis.difference import difference
 from raffm_mpi.analysis.style import STYLE, look
 from raffm_mpi.analysis.tables import Column, Ratio, Shown, Table
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.log import RunLog
 
 
@@ -55,7 +56,7 @@ def test_runs_of_other_tasks_are_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(RunLog, "create", of_text)
     other = write_run(tmp_path / "b", "one_round", method={"name": "fedavg"})
-    with pytest.raises(ValueError, match=r"b' learns text_classification, '.*a' image_classification"):
+    with pytest.raises(UserMistake, match=r"b' learns text_classification, '.*a' image_classification"):
         read([one, other])
 
 
@@ -63,7 +64,7 @@ def test_a_log_named_twice_is_one_run_and_a_sweep_must_say_where_its_runs_are(tm
     run = write_run(tmp_path / "run", "one_round")
     assert gather([run, run / "run.h5", tmp_path / "." / "run"]) == ([run], [])
     (tmp_path / "sweep.csv").write_text("folder,seed\nrun,0\n")
-    with pytest.raises(ValueError, match=r"sweep.csv' has no column 'run'; its columns are: folder, seed"):
+    with pytest.raises(UserMistake, match=r"sweep.csv' has no column 'run'; its columns are: folder, seed"):
         gather([tmp_path])
 
 
@@ -72,7 +73,7 @@ def test_every_run_reaches_the_default_target(tmp_path):
     (run,) = read([write_run(tmp_path, "one_round")])[0].runs
     for percent in range(1, 100):
         score = math.nextafter(percent / 100, 0)
-        group = Group("raffm", (replace(run, curve=run.curve.assign(score=score)),))
+        group = SeedGroup("raffm", (replace(run, curve=run.curve.assign(score=score)),))
         (target,) = default_targets([group])
         assert target <= score < target + 0.0101
 
@@ -112,7 +113,7 @@ def test_ratios_leave_out_seeds_with_which_one_side_missed_the_target(tmp_path):
 )
 def test_what_no_run_could_have_is_refused(tmp_path, asked, sentence):
     run = write_run(tmp_path / "run", "one_round")
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(UserMistake, match=sentence):
         compare([run], tmp_path / "out", **asked)
     assert not (tmp_path / "out").exists()
 

@@ -12,6 +12,7 @@ from made_logs import config, create, write_round, write_run
 from rich.console import Console
 
 from raffm_mpi.analysis.watch import lines, screen, state, watch
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.log import RunLog, open_run
 
 
@@ -94,5 +95,5 @@ def test_what_is_left_and_a_silence_are_told(tmp_path):
 
 
 def test_one_look_at_what_is_not_there_is_a_mistake(tmp_path):
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(UserMistake, match="does not exist"):
         watch(tmp_path / "nowhere", once=True)

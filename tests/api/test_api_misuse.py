@@ -8,6 +8,7 @@ from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from raffm_mpi import RaFFM, RaPEFT, load_submodel
+from raffm_mpi.errors import UserMistake
 
 SPACE = {"atten_out_space": [8, 16, 24], "inter_hidden_space": [10, 20, 40], "residual_hidden_space": [24]}
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
@@ -80,6 +81,6 @@ def test_misuse_gives_one_sentence(misuse, tmp_path):
     vit().save_pretrained(tmp_path / "hub")
     torch.save(SPACE, tmp_path / "elastic.pt")
     act, sentence = MISUSES[misuse]
-    with pytest.raises(ValueError, match=sentence) as caught:
+    with pytest.raises(UserMistake, match=sentence) as caught:
         act(RaFFM(vit(), SPACE), tmp_path)
     assert "\n" not in str(caught.value)

@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from raffm_mpi.config import RaFFMSettings, Settings, load_settings
+from raffm_mpi.errors import UserMistake
 
 GOOD = "output: runs/x\nmodel: {family: vit}\nfederation: {num_clients: 10}\n"
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_every_mistake_is_named_at_once(config):
     text = (
         GOOD + "training: {batch_size: many, learning_rat: 1}\ndata: {validation_fraction: 2}\nevaluation: {every: 0}"
     )
-    with pytest.raises(ValueError, match="batch_size") as error:
+    with pytest.raises(UserMistake, match="batch_size") as error:
         load_settings(config(text))
     sentences = str(error.value).splitlines()
     assert len(sentences) == 4
@@ -124,12 +125,12 @@ def test_every_mistake_is_named_at_once(config):
     ],
 )
 def test_a_mistake_gets_one_clear_sentence(config, text, override, sentence):
-    with pytest.raises(ValueError, match=r".") as error:
+    with pytest.raises(UserMistake, match=r".") as error:
         load_settings(config(text), [override])
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_config_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"config '.*nope\.yaml' does not exist"):
+    with pytest.raises(UserMistake, match=r"config '.*nope\.yaml' does not exist"):
         load_settings(tmp_path / "nope.yaml")

@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from raffm_mpi.config import DataSettings
 from raffm_mpi.data import DataInfo, FederatedData, ImageInput, TextInput, inspect, open_data, prepare
 from raffm_mpi.data import cache as cache_room
+from raffm_mpi.errors import UserMistake
 
 GREY = ImageInput(1, 8, 8, (0.5,), (0.25,))
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "fine", "film", "dull", "and", "long"]
@@ -217,7 +218,7 @@ def test_a_test_split_with_withheld_labels_is_left_out(hidden: int | None, tmp_p
     examples = datasets.Dataset.from_parquet(str(folder / "test.parquet"), cache_dir=str(tmp_path / "hf2"))
     examples.cast_column("label", names).to_parquet(folder / "test.parquet")
     assert roles(inspect(settings_for(folder, tmp_path))) == {"train": "train"}
-    with pytest.raises(ValueError, match=r"data.test_split: the labels of split 'test' are withheld$"):
+    with pytest.raises(UserMistake, match=r"data.test_split: the labels of split 'test' are withheld$"):
         inspect(settings_for(folder, tmp_path, test_split="test"))
 
 
@@ -443,7 +444,7 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
         with open("/dev/full", "w") as file:
             file.write("x")
 
-    with pytest.raises(ValueError, match=r"data.cache: '.*' cannot be filled: .*No space left on device"):
+    with pytest.raises(UserMistake, match=r"data.cache: '.*' cannot be filled: .*No space left on device"):
         cache_room._build_once(tmp_path / "it", build)
 
 
@@ -462,13 +463,13 @@ def test_importing_the_room_is_cheap() -> None:
 @pytest.mark.parametrize("path", ["./nowhere", "/no/where", "~/no-where", "a/b/c"])
 def test_a_missing_folder_is_told_before_anything_is_imported(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match=f"^data.path: folder '{path}' does not exist$"):
+    with pytest.raises(UserMistake, match=f"^data.path: folder '{path}' does not exist$"):
         inspect(DataSettings(path=path))
 
 
 def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\na,0\n")
-    with pytest.raises(ValueError, match=r"data.path: '.*a.csv' is a file; give the folder that holds it"):
+    with pytest.raises(UserMistake, match=r"data.path: '.*a.csv' is a file; give the folder that holds it"):
         inspect(DataSettings(path=str(tmp_path / "a.csv")))
 
 
@@ -476,7 +477,7 @@ def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
 def test_a_data_set_that_cannot_be_loaded_is_one_sentence(path: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     path = path.replace("EMPTY", str(tmp_path / "empty"))
-    with pytest.raises(ValueError, match=f"data.path: '{path}' cannot be loaded: .") as caught:
+    with pytest.raises(UserMistake, match=f"data.path: '{path}' cannot be loaded: .") as caught:
         inspect(settings_for(path, tmp_path))
     assert "\n" not in str(caught.value)
 
@@ -542,14 +543,14 @@ def test_a_column_mistake_is_one_clear_sentence(case: str, tmp_path: Path) -> No
     columns, named, sentence = BAD_COLUMNS[case]
     images = {name: datasets.Image() for name in columns if name.endswith("_image")}
     folder = write(tmp_path / "set", "train", columns, **images)
-    with pytest.raises(ValueError, match=rf"^data\.columns\.{sentence}"):
+    with pytest.raises(UserMistake, match=rf"^data\.columns\.{sentence}"):
         inspect(settings_for(folder, tmp_path, columns=named))
 
 
 def test_image_and_text_are_not_both_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "set", "train", {"a": PICTURE, "b": ["t"], "label": [0]}, a=datasets.Image())
     with pytest.raises(
-        ValueError, match=r"^data.columns.text: column 'b' is named, but image_classification reads only"
+        UserMistake, match=r"^data.columns.text: column 'b' is named, but image_classification reads only"
     ):
         inspect(settings_for(folder, tmp_path, columns={"image": "a", "text": "b"}))
 
@@ -557,7 +558,7 @@ def test_image_and_text_are_not_both_named(tmp_path: Path) -> None:
 def test_two_class_labels_are_ambiguous(tmp_path: Path) -> None:
     columns = {"text": ["t"], "fine_label": [0], "coarse_label": [0]}
     folder = write(tmp_path / "set", "train", columns, fine_label=TWO, coarse_label=TWO)
-    with pytest.raises(ValueError, match="columns fine_label, coarse_label may all be the label; name one"):
+    with pytest.raises(UserMistake, match="columns fine_label, coarse_label may all be the label; name one"):
         inspect(settings_for(folder, tmp_path))
 
 
@@ -576,7 +577,7 @@ def test_two_class_labels_are_ambiguous(tmp_path: Path) -> None:
     ],
 )
 def test_a_split_or_group_mistake_is_one_clear_sentence(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match=f"^{sentence}"):
+    with pytest.raises(UserMistake, match=f"^{sentence}"):
         inspect(DataSettings.model_validate({"path": "digits", **options}))
 
 
@@ -595,7 +596,7 @@ def test_a_bad_image_is_named_by_split_and_row(bad: bytes | None, sentence: str,
     write(tmp_path / "set", "train", {"image": rows, "label": [0] * 70}, image=datasets.Image())
     rows = [*rows[:50], bad, *rows[51:]]
     write(tmp_path / "set", "test", {"image": rows, "label": [0] * 70}, image=datasets.Image())
-    with pytest.raises(ValueError, match=f"^data.path: split 'test', row 50: {sentence}"):
+    with pytest.raises(UserMistake, match=f"^data.path: split 'test', row 50: {sentence}"):
         prepared(settings_for(tmp_path / "set", tmp_path), GREY)
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -613,7 +614,7 @@ def test_a_missing_group_or_label_is_named_by_split_and_row(
     columns = {"text": ["a", "a"], "user": ["u", "u"], "label": ["x", "x"], **columns}
     partition = {"kind": "by_column", "column": "user"}
     settings = settings_for(write(tmp_path / "set", "train", columns), tmp_path, partition=partition)
-    with pytest.raises(ValueError, match=f"^data.path: split 'train', {sentence}"):
+    with pytest.raises(UserMistake, match=f"^data.path: split 'train', {sentence}"):
         prepared(settings, TextInput(write_tokenizer(tmp_path / "tok"), 8))
 
 
@@ -623,46 +624,46 @@ def test_a_label_outside_the_classes_is_named_by_split_and_row(label: int, shown
     table = pq.read_table(folder / "train.parquet")
     pq.write_table(table.set_column(1, table.schema.field("label"), [[0, 1, label]]), folder / "train.parquet")
     settings = settings_for(folder, tmp_path)
-    with pytest.raises(ValueError, match=f"split 'train', row 2: label {shown} is not one of the 2 classes"):
+    with pytest.raises(UserMistake, match=f"split 'train', row 2: label {shown} is not one of the 2 classes"):
         prepared(settings, TextInput(write_tokenizer(tmp_path / "tok"), 8))
 
 
 def test_a_label_that_training_never_shows_is_named_by_split_and_row(tmp_path: Path) -> None:
     folder = write_texts(tmp_path / "set")
     write_texts(folder, "test", sentence=["a", "b"], label=["good", "odd"])
-    with pytest.raises(ValueError, match=r"data.path: split 'test', row 1: label 'odd' is not one of the 2 classes"):
+    with pytest.raises(UserMistake, match=r"data.path: split 'test', row 1: label 'odd' is not one of the 2 classes"):
         prepared(settings_for(folder, tmp_path), TextInput(write_tokenizer(tmp_path / "tok"), 8))
 
 
 def test_a_tokenizer_mistake_is_one_clear_sentence(tmp_path: Path) -> None:
     settings = settings_for(write_texts(tmp_path / "set"), tmp_path)
-    with pytest.raises(ValueError, match=r"data.tokenizer: '.*' cannot be loaded: .") as caught:
+    with pytest.raises(UserMistake, match=r"data.tokenizer: '.*' cannot be loaded: .") as caught:
         prepared(settings, TextInput(str(tmp_path / "nowhere"), 8))
     assert "\n" not in str(caught.value)
     name = write_tokenizer(tmp_path / "tok", pad_token=None)
-    with pytest.raises(ValueError, match=r"data.tokenizer: '.*tok' has neither a pad nor an end-of-text token; name"):
+    with pytest.raises(UserMistake, match=r"data.tokenizer: '.*tok' has neither a pad nor an end-of-text token; name"):
         prepared(settings, TextInput(name, 8))
 
 
 def test_inputs_must_fit_the_data(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"data.path: '.*' holds text_classification examples, but the model takes images$"
+        UserMistake, match=r"data.path: '.*' holds text_classification examples, but the model takes images$"
     ):
         prepared(settings_for(write_texts(tmp_path / "set"), tmp_path), GREY)
-    with pytest.raises(ValueError, match="model: images of 4 channels; allowed are 1"):
+    with pytest.raises(UserMistake, match="model: images of 4 channels; allowed are 1"):
         ImageInput(4, 8, 8, (0.5,) * 4, (0.5,) * 4)
-    with pytest.raises(ValueError, match="model: images of 3 channels need as many means and deviations"):
+    with pytest.raises(UserMistake, match="model: images of 3 channels need as many means and deviations"):
         ImageInput(3, 8, 8, (0.5,), (0.5,))
 
 
 def test_a_fraction_that_holds_out_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"data.validation_fraction: 0.1 of 4 training examples holds out none"):
+    with pytest.raises(UserMistake, match=r"data.validation_fraction: 0.1 of 4 training examples holds out none"):
         held_out_rows([0, 1, 0, 1], 0.1)
 
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(ValueError, match=r"data.cache: '.*cache' cannot be filled: "):
+    with pytest.raises(UserMistake, match=r"data.cache: '.*cache' cannot be filled: "):
         prepared(settings_for("digits", tmp_path), GREY)
 
 

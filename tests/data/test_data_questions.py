@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from raffm_mpi.config import DataSettings, PartitionSettings, load_settings
 from raffm_mpi.data import FederatedData, References, Split, TextInput, inspect, open_data, partition, prepare
+from raffm_mpi.errors import UserMistake
 
 NOWHERE: dict[str, list[Any]] = {"text": [], "answer_start": []}
 ANSWERS = {"text": datasets.List(datasets.Value("string")), "answer_start": datasets.List(datasets.Value("int32"))}
@@ -320,7 +321,7 @@ def test_an_answer_that_is_not_in_its_context_is_named_by_row(case: str, tmp_pat
     write(tmp_path / "set", "train", columns)
     write(tmp_path / "set", "test", {**columns, "answers": [GOOD, bad]})
     settings = settings_for(tmp_path / "set", tmp_path)
-    with pytest.raises(ValueError, match=f"^data.path: split 'test', row 1: {sentence}"):
+    with pytest.raises(UserMistake, match=f"^data.path: split 'test', row 1: {sentence}"):
         prepared(settings, TextInput(bert_like(tmp_path / "tok"), 64))
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -335,14 +336,14 @@ def test_a_question_that_leaves_no_room_for_windows_is_named_by_row(tmp_path: Pa
     settings = settings_for(write(tmp_path / "set", "train", columns), tmp_path, doc_stride=4, max_length=16)
     name = bert_like(tmp_path / "tok")
     sentence = "the question has 9 tokens, which leaves the context no more than doc_stride 4 of data.max_length 16"
-    with pytest.raises(ValueError, match=f"^data.path: split 'train', row 1: {sentence}; raise max_length$"):
+    with pytest.raises(UserMistake, match=f"^data.path: split 'train', row 1: {sentence}; raise max_length$"):
         prepared(settings, TextInput(name, 16))
     assert len(prepared(settings, TextInput(name, 17)).train) >= 2
 
 
 def test_windows_must_move_on(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("{output: o, model: {family: bert}, federation: {num_clients: 2}}")
-    with pytest.raises(ValueError, match=r"data: doc_stride 32 must be smaller than max_length 32$"):
+    with pytest.raises(UserMistake, match=r"data: doc_stride 32 must be smaller than max_length 32$"):
         load_settings(tmp_path / "a.yaml", ["data.doc_stride=32", "data.max_length=32"])
 
 

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from raffm_mpi.config import DataSettings
 from raffm_mpi.data import DataInfo, FederatedData, TextInput, inspect, open_data, prepare
+from raffm_mpi.errors import UserMistake
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "fine", "film", "dull", "and", "long"]
 ANSWERS = {"text": ["dull"], "answer_start": [0]}
@@ -278,7 +279,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] =
 def test_columns_that_contradict_the_task_are_one_clear_sentence(case: str, tmp_path: Path) -> None:
     columns, options, features, sentence = REFUSED[case]
     folder = write(tmp_path / "set", "train", columns, **features)
-    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}") as caught:
+    with pytest.raises(UserMistake, match=f"^{re.escape(sentence)}") as caught:
         inspect(settings_for(folder, tmp_path, **options))
     assert "\n" not in str(caught.value)
 
@@ -295,7 +296,7 @@ def test_columns_that_contradict_the_task_are_one_clear_sentence(case: str, tmp_
 def test_partitions_by_class_need_classes(kind: str, task: str, columns: dict[str, Any], tmp_path: Path) -> None:
     folder = write(tmp_path / "set", "train", columns)
     sentence = f"data.partition.kind: '{kind}' needs classes, and {task} has none; allowed are iid and by_column"
-    with pytest.raises(ValueError, match=f"^{sentence}$"):
+    with pytest.raises(UserMistake, match=f"^{sentence}$"):
         inspect(settings_for(folder, tmp_path, partition={"kind": kind}))
     assert inspect(settings_for(folder, tmp_path, partition={"kind": "iid"})).task == task
 
@@ -334,13 +335,13 @@ def test_a_wrong_subset_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     folder = write_subsets(tmp_path / "set")
     (folder / "README.md").write_text(CONFIGURATIONS)
     known = "known: mrpc, sst2, cola$"
-    with pytest.raises(ValueError, match=rf"^data.subset: 'x' is not in data set '{folder}'; {known}"):
+    with pytest.raises(UserMistake, match=rf"^data.subset: 'x' is not in data set '{folder}'; {known}"):
         inspect(settings_for(folder, tmp_path, subset="x"))
-    with pytest.raises(ValueError, match=rf"^data.subset is missing: data set '{folder}' has several; {known}"):
+    with pytest.raises(UserMistake, match=rf"^data.subset is missing: data set '{folder}' has several; {known}"):
         inspect(settings_for(folder, tmp_path))
-    with pytest.raises(ValueError, match=r"^data.subset: 'x' is not in data set 'digits', which has none$"):
+    with pytest.raises(UserMistake, match=r"^data.subset: 'x' is not in data set 'digits', which has none$"):
         inspect(settings_for("digits", tmp_path, subset="x"))
-    with pytest.raises(ValueError, match=r"^data.path: 'nobody/nothing' cannot be loaded: "):
+    with pytest.raises(UserMistake, match=r"^data.path: 'nobody/nothing' cannot be loaded: "):
         inspect(settings_for("nobody/nothing", tmp_path, subset="x"))
 
 
@@ -393,7 +394,7 @@ def test_a_test_split_that_hides_what_is_asked_is_left_out(case: str, tmp_path: 
     assert "test" in roles(inspect(settings))
     write(folder, "test", {**columns, **hidden}, **{name: features[name] for name in hidden})
     assert "test" not in roles(inspect(settings))
-    with pytest.raises(ValueError, match=r"^data.test_split: the labels of split 'test' are withheld$"):
+    with pytest.raises(UserMistake, match=r"^data.test_split: the labels of split 'test' are withheld$"):
         inspect(settings.model_copy(update={"test_split": "test"}))
 
 
@@ -423,7 +424,7 @@ def test_scores_are_held_out_without_strata(tmp_path: Path) -> None:
 def test_a_score_that_is_no_number_is_named_by_row(bad: float | None, shown: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "set", "train", {"text": ["a"] * 3, "label": [0.5, 1.5, bad]})
     name = write_tokenizer(tmp_path / "tok")
-    with pytest.raises(ValueError, match=f"^data.path: split 'train', row 2: label {shown} is not a finite number$"):
+    with pytest.raises(UserMistake, match=f"^data.path: split 'train', row 2: label {shown} is not a finite number$"):
         prepared(settings_for(folder, tmp_path), TextInput(name, 8))
 
 
@@ -476,7 +477,7 @@ def test_texts_with_nothing_to_predict_are_left_out(tmp_path: Path) -> None:
         assert held.validation is not None and len(held.validation) == 1
         assert sorted([*held.train.examples, *held.validation.examples]) == [1, 3, 5]
     empty = settings_for(write(tmp_path / "empty", "train", {"text": ["", "a"]}), tmp_path)
-    with pytest.raises(ValueError, match=r"^data.path: split 'train': no text has two tokens or more, so there is"):
+    with pytest.raises(UserMistake, match=r"^data.path: split 'train': no text has two tokens or more, so there is"):
         prepared(empty, inputs)
 
 
@@ -511,7 +512,7 @@ def test_sources_are_read_with_their_targets(translations: Path, tmp_path: Path)
     assert data.train.mean_length == pytest.approx((3 + 2 + 6) / 3)
     assert data.train.mean_target_length == pytest.approx((4 + 2 + 4) / 3)
     assert data.train.references is None
-    with pytest.raises(ValueError, match="spans are of question_answering alone"):
+    with pytest.raises(UserMistake, match="spans are of question_answering alone"):
         data.train.spans(np.arange(1))
 
 

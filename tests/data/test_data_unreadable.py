@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerFast
 from raffm_mpi.config import DataSettings
 from raffm_mpi.data import FederatedData, ImageInput, TextInput, UnreadableExample, inspect, open_data, prepare
 from raffm_mpi.data import images as images_room
+from raffm_mpi.errors import UserMistake
 
 GREY = ImageInput(1, 4, 4, (0.5,), (0.25,))
 BAD = 37  # the row of the bad example, in the second task of images
@@ -162,7 +163,7 @@ def test_a_scored_example_that_cannot_be_read_is_refused_at_preparation(case: Ca
         options = {"test_split": "test"} if split == "test" else {}
         if case.bad == {"to": None} and split == "test":
             continue  # a test split whose targets are null is withheld
-        with pytest.raises(ValueError, match=f"^data.path: split '{split}', row {BAD}: {case.cause}") as caught:
+        with pytest.raises(UserMistake, match=f"^data.path: split '{split}', row {BAD}: {case.cause}") as caught:
             case.prepare(folder, tmp_path, **options)
         assert not isinstance(caught.value, UnreadableExample)
         assert list((tmp_path / "cache").iterdir()) == []
@@ -192,7 +193,7 @@ def test_more_than_a_tenth_that_cannot_be_read_is_a_wrong_column(case: Case, tmp
         "^data.path: split 'train': at least 5 of 40 examples cannot be read, more than 10%; "
         f"the first is row 3: {case.cause}"
     )
-    with pytest.raises(ValueError, match=sentence) as caught:
+    with pytest.raises(UserMistake, match=sentence) as caught:
         case.prepare(case.write(tmp_path / "more", "train", [*bad, 35, 36]), tmp_path)
     assert not isinstance(caught.value, UnreadableExample)
     assert len(list((tmp_path / "cache").iterdir())) == 1
@@ -216,7 +217,7 @@ def test_a_fault_of_the_machine_is_not_remembered_as_one_of_an_image(
     folder = case.write(tmp_path / "set", "train", [])
     with monkeypatch.context() as patched:
         patched.setattr(datasets.Image, "decode_example", fail)
-        with pytest.raises((ValueError, MemoryError)) as caught:
+        with pytest.raises((UserMistake, MemoryError)) as caught:
             case.prepare(folder, tmp_path)
     assert isinstance(caught.value, MemoryError) or re.match(
         r"data.cache: '.*' cannot be filled: .*Too many", str(caught.value)
@@ -229,10 +230,10 @@ def test_the_first_cause_is_told_whichever_thread_is_faster(monkeypatch: pytest.
 
     def slow_at_first(self: object, raw: object) -> None:
         time.sleep(0.05 * (next(calls) == 0))
-        raise ValueError("broken")
+        raise UnreadableExample("broken")
 
     monkeypatch.setattr(images_room, "IMAGES_PER_TASK", 10)
     monkeypatch.setattr(images_room.ImageWriter, "_pixels", slow_at_first)
     case = CASES["no image"]
-    with pytest.raises(ValueError, match=r"at least 5 of 40 examples cannot be read, .* the first is row 0: "):
+    with pytest.raises(UserMistake, match=r"at least 5 of 40 examples cannot be read, .* the first is row 0: "):
         case.prepare(case.write(tmp_path / "set", "train", []), tmp_path)

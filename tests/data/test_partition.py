@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from raffm_mpi.config import PartitionSettings
 from raffm_mpi.data import Partition, partition
 from raffm_mpi.data.partitions import draw_from_each
+from raffm_mpi.errors import UserMistake
 
 COVERING_KINDS = ("iid", "dirichlet", "shards", "by_column")
 
@@ -218,7 +219,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_clear_sentence(mistake: str) -> None:
     cause, sentence = MISTAKES[mistake]
-    with pytest.raises(ValueError, match=sentence) as caught:
+    with pytest.raises(UserMistake, match=sentence) as caught:
         cause()
     assert "\n" not in str(caught.value)
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from raffm_mpi.config import AvailabilitySettings
 from raffm_mpi.devices.availability import DAY_S, Periodic, make_availability
+from raffm_mpi.errors import UserMistake
 
 NUM_CLIENTS = 1000
 
@@ -88,10 +89,10 @@ def test_where_nobody_is_on_the_next_of_a_file_is_found_around_its_end(tmp_path)
     ],
 )
 def test_a_wrong_file_is_refused_in_one_sentence(tmp_path, text, sentence):
-    with pytest.raises(ValueError, match=rf"^devices\.availability\.path '.*traces\.csv'.{{1,2}}{sentence}"):
+    with pytest.raises(UserMistake, match=rf"^devices\.availability\.path '.*traces\.csv'.{{1,2}}{sentence}"):
         traces(tmp_path, text)
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.csv' cannot be read: No such file"):
+    with pytest.raises(UserMistake, match=r"none\.csv' cannot be read: No such file"):
         make_availability(AvailabilitySettings(kind="file", path=str(tmp_path / "none.csv")), 2, seed=0)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from raffm_mpi.config import DeviceSettings, Settings, load_settings
 from raffm_mpi.devices import DEVICE_NUMBERS, make_fleet, read_profiles
 from raffm_mpi.devices.fleet import counts
+from raffm_mpi.errors import UserMistake
 
 OWN = {
     "memory_bytes": 1e9,
@@ -89,7 +90,7 @@ def test_a_file_adds_devices_and_populations_and_replaces_those_of_the_same_name
 )
 def test_a_wrong_number_of_a_profile_is_refused_in_one_sentence(tmp_path, change, sentence):
     path = write(tmp_path, {"mine": {**OWN, **change}})
-    with pytest.raises(ValueError, match=sentence) as refused:
+    with pytest.raises(UserMistake, match=sentence) as refused:
         read_profiles(path)
     assert str(refused.value).startswith(f"devices.profiles '{path}': ")
     assert "\n" not in str(refused.value)
@@ -97,15 +98,15 @@ def test_a_wrong_number_of_a_profile_is_refused_in_one_sentence(tmp_path, change
 
 def test_a_missing_number_is_refused_by_its_name(tmp_path):
     path = write(tmp_path, {"mine": {name: value for name, value in OWN.items() if name != "flops_per_s"}})
-    with pytest.raises(ValueError, match=r"own\.yaml': profiles\.mine\.flops_per_s is missing$"):
+    with pytest.raises(UserMistake, match=r"own\.yaml': profiles\.mine\.flops_per_s is missing$"):
         read_profiles(path)
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.yaml' cannot be read: No such file"):
+    with pytest.raises(UserMistake, match=r"none\.yaml' cannot be read: No such file"):
         read_profiles(str(tmp_path / "none.yaml"))
     (tmp_path / "bad.yaml").write_text("profiles: [")
-    with pytest.raises(ValueError, match=r"bad\.yaml' is not YAML"):
+    with pytest.raises(UserMistake, match=r"bad\.yaml' is not YAML"):
         read_profiles(str(tmp_path / "bad.yaml"))
 
 
@@ -117,7 +118,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
     ],
 )
 def test_unknown_populations_and_devices_are_refused_with_the_known_ones(population, sentence):
-    with pytest.raises(ValueError, match="^" + sentence):
+    with pytest.raises(UserMistake, match="^" + sentence):
         make_fleet(DeviceSettings(population=population), 10, seed=0)
 
 
@@ -127,7 +128,7 @@ def test_shares_that_do_not_add_up_are_refused_with_their_sum(tmp_path):
     with pytest.raises(ValidationError, match=r"the share of raspberry_pi_4 is -1; allowed are fractions"):
         DeviceSettings(population={"raspberry_pi_4": -1, "raspberry_pi_5": 2})
     path = write(tmp_path, {}, populations={"half": {"raspberry_pi_4": 0.5}})
-    with pytest.raises(ValueError, match=r"populations\.half: the shares add up to 0\.5; allowed is 1$"):
+    with pytest.raises(UserMistake, match=r"populations\.half: the shares add up to 0\.5; allowed is 1$"):
         read_profiles(path)
 
 
@@ -161,6 +162,6 @@ def test_shares_that_do_not_add_up_are_one_sentence_of_the_config(tmp_path):
             {"output": "x", "model": MODEL, "federation": {"num_clients": 4}, "devices": {"population": {"a": 0.5}}}
         )
     )
-    with pytest.raises(ValueError, match=r"devices\.population.*the shares add up to 0\.5") as refused:
+    with pytest.raises(UserMistake, match=r"devices\.population.*the shares add up to 0\.5") as refused:
         load_settings(config)
     assert "\n" not in str(refused.value)

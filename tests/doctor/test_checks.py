@@ -77,23 +77,23 @@ def test_a_single_thread_level_is_warned_of(well):
 
 
 def test_without_ulfm_a_dead_rank_is_warned_of_in_the_launchers_terms(well):
-    assert is_well(checks.check_losses(well(3)))
-    assert is_well(checks.check_losses(well(1)))
-    assert is_said(checks.check_losses(well(3, survives_losses=False)), "warn", "add --with-ft ulfm")
-    srun = well(3, survives_losses=False, launcher=Launcher("srun", 3, 0, "4.2"))
-    assert is_said(checks.check_losses(srun), "warn", "instead of srun")
-    mpich = well(3, survives_losses=False)
+    assert is_well(checks.check_failures(well(3)))
+    assert is_well(checks.check_failures(well(1)))
+    assert is_said(checks.check_failures(well(3, survives_failures=False)), "warn", "add --with-ft ulfm")
+    srun = well(3, survives_failures=False, launcher=Launcher("srun", 3, 0, "4.2"))
+    assert is_said(checks.check_failures(srun), "warn", "instead of srun")
+    mpich = well(3, survives_failures=False)
     mpich = changed(mpich, 0, mpi=replace(mpich[0].mpi, library="MPICH Version: 4.3.0"))
-    assert is_said(checks.check_losses(mpich), "warn", "MPICH Version: 4.3.0 has no ULFM")
+    assert is_said(checks.check_failures(mpich), "warn", "MPICH Version: 4.3.0 has no ULFM")
 
 
 def test_lost_nodes_need_a_detector_only_where_there_are_several(well):
-    assert is_well(checks.check_lost_nodes(well(4, hosts=2)))
-    assert is_well(checks.check_lost_nodes(well(4, finds_lost_nodes=False)))
-    blind = well(4, hosts=2, finds_lost_nodes=False)
-    assert is_said(checks.check_lost_nodes(blind), "warn", "hang the run", "mpi_ft_detector_thread true")
-    plain = well(4, hosts=2, finds_lost_nodes=False, survives_losses=False)
-    assert is_said(checks.check_lost_nodes(plain), "warn", "scheduler", "mpi_ft_detector true")
+    assert is_well(checks.check_failed_nodes(well(4, hosts=2)))
+    assert is_well(checks.check_failed_nodes(well(4, finds_failed_nodes=False)))
+    blind = well(4, hosts=2, finds_failed_nodes=False)
+    assert is_said(checks.check_failed_nodes(blind), "warn", "hang the run", "mpi_ft_detector_thread true")
+    plain = well(4, hosts=2, finds_failed_nodes=False, survives_failures=False)
+    assert is_said(checks.check_failed_nodes(plain), "warn", "scheduler", "mpi_ft_detector true")
 
 
 def test_a_host_with_another_version_is_named_and_fails(well):

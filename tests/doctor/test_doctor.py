@@ -14,7 +14,7 @@ TOPICS = [
     "PMIx",
     "thread level",
     "losses",
-    "lost nodes",
+    "failed nodes",
     "large counts",
     "versions",
     "cores",

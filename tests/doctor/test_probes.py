@@ -22,8 +22,9 @@ from raffm_mpi.doctor.gpus import look_for_gpus
 from raffm_mpi.doctor.intent import load_intent
 from raffm_mpi.doctor.launcher import Launcher, srun_plugins
 from raffm_mpi.doctor.sources import look_for_sources
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.exchange.probe import apart_from_the_job, echo
-from raffm_mpi.exchange.transport import finds_lost_nodes
+from raffm_mpi.exchange.transport import finds_failed_nodes
 from raffm_mpi.log.file import LogFile
 
 
@@ -73,9 +74,9 @@ available: pmix_v4' >&2\n"
 
 def test_the_detector_of_lost_nodes_is_known_by_mpiruns_option(monkeypatch):
     monkeypatch.delenv("OMPI_MCA_mpi_ft_detector", raising=False)
-    assert not finds_lost_nodes()
+    assert not finds_failed_nodes()
     monkeypatch.setenv("OMPI_MCA_mpi_ft_detector", "true")
-    assert finds_lost_nodes()
+    assert finds_failed_nodes()
 
 
 def test_facts_survive_the_journey_and_fit_in_one_message(well):
@@ -263,7 +264,7 @@ def test_what_a_run_keeps_follows_from_the_model_and_the_checkpoints():
     none = needed_bytes(load_intent(None, [model, "reliability.checkpoint_every=null"]))
     one = kept[1] - kept[0]
     assert one > 4 * 24 * 3072 and kept[0] == 5 * one and none == 3 * one
-    with pytest.raises(ValueError, match="has no table"):
+    with pytest.raises(UserMistake, match="has no table"):
         needed_bytes(load_intent(None, ["model={family: mamba}"]))
 
 

@@ -11,6 +11,7 @@ from raffm_mpi.elastic.cost import count_parameters
 from raffm_mpi.elastic.factors import decompose, factor_pairs, factored_layout, factorise, multiplied_out, principal
 from raffm_mpi.elastic.labels import base
 from raffm_mpi.elastic.submodel import Shell, extract
+from raffm_mpi.errors import UserMistake
 
 FAMILIES = ["vit", "bert", "distilbert", "llama", "t5"]
 
@@ -71,5 +72,5 @@ def test_a_sub_model_of_some_components_is_the_zero_masked_model(pair):
 
 
 def test_a_family_without_linear_layers_is_refused(build):
-    with pytest.raises(ValueError, match="family 'gpt2' has no linear layers to factorise"):
+    with pytest.raises(UserMistake, match="family 'gpt2' has no linear layers to factorise"):
         factorise(copy.deepcopy(build("gpt2").model))

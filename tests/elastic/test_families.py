@@ -18,6 +18,7 @@ from raffm_mpi.elastic.labels import FULL, base, union, within
 from raffm_mpi.elastic.salience import order, salience
 from raffm_mpi.elastic.submodel import Shell, extract
 from raffm_mpi.elastic.table import bind
+from raffm_mpi.errors import UserMistake
 
 NUM_TOKENS, NUM_TARGETS = 9, 5
 
@@ -203,7 +204,7 @@ def test_modules_state_the_shapes_of_a_slice(case):
 
 def test_a_table_that_does_not_fit_names_what_it_looked_for_and_found(main_case):
     other = FAMILIES["bert" if main_case.family != "bert" else "vit"]
-    with pytest.raises(ValueError, match="does not fit") as error:
+    with pytest.raises(UserMistake, match="does not fit") as error:
         bind(other, main_case.model)
     looked_for = next(row for row in other.rows if not row.startswith("?")).split(" | ")[0]
     found = next(iter(main_case.layout.labels))
@@ -233,7 +234,7 @@ def test_a_missing_row_is_named(build, name):
     rows = dict(case.layout.family.rows)
     removed = ffn_row(case)
     del rows[removed]
-    with pytest.raises(ValueError, match="no row for") as error:
+    with pytest.raises(UserMistake, match="no row for") as error:
         bind(replace(case.layout.family, rows=rows), case.model)
     assert any(pattern in str(error.value) for pattern in removed.lstrip("?").split(" | "))
 
@@ -243,7 +244,7 @@ def test_a_label_that_contradicts_a_shape_is_refused(build, name):
     case = build(name)
     row = ffn_row(case)
     residual = case.layout.family.rows[row].split()[1]
-    with pytest.raises(ValueError, match="has length"):
+    with pytest.raises(UserMistake, match="has length"):
         bind(replace(case.layout.family, rows={**case.layout.family.rows, row: f"{residual} {residual}"}), case.model)
 
 

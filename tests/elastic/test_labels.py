@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raffm_mpi.elastic.labels import Layout, coverage, parse, union, within
+from raffm_mpi.errors import UserMistake
 
 LABELS = {
     "fused": parse("(head key) residual"),
@@ -154,10 +155,10 @@ def test_coverage_is_the_weight_of_those_who_hold_an_entry(clients):
     [({"hed": 2}, "unknown dimension 'hed'"), ({"head": 4}, "outside its size 3"), ({"head": 0}, "outside its size 3")],
 )
 def test_a_selection_outside_the_model_is_refused(selection, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserMistake, match=message):
         LAYOUT.check(selection)
 
 
 def test_a_malformed_label_is_refused():
-    with pytest.raises(ValueError, match="unbalanced"):
+    with pytest.raises(UserMistake, match="unbalanced"):
         parse("(head key residual")

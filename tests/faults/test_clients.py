@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from raffm_mpi.config import TrainingSettings
-from raffm_mpi.learning.training import Device, TrainingFault, is_out_of_memory, train
+from raffm_mpi.learning.training import Processor, TrainingFault, is_out_of_memory, train
 from raffm_mpi.log import open_run
 
 PROGRAM = Path(__file__).parent / "programs" / "bad_clients.py"
-CPU = Device(torch.device("cpu"))
+CPU = Processor(torch.device("cpu"))
 ALL = ["federation.participation=1.0", "federation.num_rounds=2"]
 
 

@@ -13,6 +13,7 @@ import h5py
 import pytest
 
 from raffm_mpi.config import load_settings
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.log import RunLog, open_run
 from raffm_mpi.recovery import checkpoint as checkpoints
 from raffm_mpi.recovery.resume import MAY_CHANGE, Start, check_identity, find_start
@@ -85,7 +86,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_kept(broken):
     for folder in (NEWEST, BEFORE):
         flip_a_bit(output / checkpoints.FOLDER / folder / "model.safetensors")
     before = contents(output)
-    with pytest.raises(ValueError, match=r"no checkpoint is whole: .*round_000002.*; .*round_000001"):
+    with pytest.raises(UserMistake, match=r"no checkpoint is whole: .*round_000002.*; .*round_000001"):
         find_start(settings)
     assert contents(output) == before
 
@@ -96,7 +97,7 @@ def test_a_log_that_was_cut_anywhere_is_refused_in_one_sentence_and_kept(broken,
     log = output / "run.h5"
     log.write_bytes(log.read_bytes()[: random.Random(seed).randrange(1, log.stat().st_size - 4096)])
     before = contents(output)
-    with pytest.raises(ValueError, match=r"run\.h5' is (not an HDF5 file|truncated)") as refused:
+    with pytest.raises(UserMistake, match=r"run\.h5' is (not an HDF5 file|truncated)") as refused:
         find_start(settings)
     assert "\n" not in str(refused.value)
     assert contents(output) == before
@@ -108,14 +109,14 @@ def test_checkpoints_and_log_must_be_of_one_run(broken):
         num_rounds = len(run.rounds)
     log = RunLog.reopen(output, num_rounds=num_rounds, attributes={"run_id": "another"})
     log.finish("interrupted")
-    with pytest.raises(ValueError, match="is a checkpoint of another run than the log"):
+    with pytest.raises(UserMistake, match="is a checkpoint of another run than the log"):
         find_start(settings)
 
 
 def test_an_older_copy_of_the_log_is_refused(broken):
     output, settings = broken
     RunLog.reopen(output, num_rounds=2).finish("interrupted")
-    with pytest.raises(ValueError, match="holds 2 committed rounds, but the checkpoint is after 3"):
+    with pytest.raises(UserMistake, match="holds 2 committed rounds, but the checkpoint is after 3"):
         find_start(settings)
 
 
@@ -124,7 +125,7 @@ def test_a_folder_with_results_but_no_log_is_refused(half, config, tmp_path, nam
     (tmp_path / "run").mkdir()
     copy = shutil.copytree if (half / name).is_dir() else shutil.copy
     copy(half / name, tmp_path / "run" / name)
-    with pytest.raises(ValueError, match=f"has {name}, but no log"):
+    with pytest.raises(UserMistake, match=f"has {name}, but no log"):
         find_start(load_settings(config, [f"output={tmp_path / 'run'}", "resume=auto"]))
 
 
@@ -138,13 +139,13 @@ def test_settings_that_show_in_the_result_are_refused_by_name_and_others_may_cha
         "log.file_locking=false",
     ]
     base = [f"output={output}", "resume=auto"]
-    with pytest.raises(ValueError, match=r"compute\.threads_per_group was 1 and is now 2") as refused:
+    with pytest.raises(UserMistake, match=r"compute\.threads_per_group was 1 and is now 2") as refused:
         find_start(load_settings(config, base + changed + free))
     assert "seed was 0 and is now 1" in str(refused.value)
     assert "training.learning_rate was 0.001 and is now 0.5" in str(refused.value)
     assert "hang_timeout_s" not in str(refused.value)
     assert find_start(load_settings(config, base + free)).next_round == 3
-    with pytest.raises(ValueError, match=r"federation\.num_rounds: 2 is fewer than the 3 rounds"):
+    with pytest.raises(UserMistake, match=r"federation\.num_rounds: 2 is fewer than the 3 rounds"):
         find_start(load_settings(config, [*base, "federation.num_rounds=2"]))
 
 
@@ -161,11 +162,11 @@ def test_other_examples_or_another_model_are_refused():
     own = {"data_sha256": "d", "model_sha256": "m", "devices_sha256": "v"}
     start = Start(is_new=False, attributes=own)
     check_identity(start, own)
-    with pytest.raises(ValueError, match=r"data\.path: this is other examples"):
+    with pytest.raises(UserMistake, match=r"data\.path: this is other examples"):
         check_identity(start, {**own, "data_sha256": "e"})
-    with pytest.raises(ValueError, match="model: this is another model"):
+    with pytest.raises(UserMistake, match="model: this is another model"):
         check_identity(start, {**own, "model_sha256": "n"})
-    with pytest.raises(ValueError, match="devices: these are other devices"):
+    with pytest.raises(UserMistake, match="devices: these are other devices"):
         check_identity(start, {**own, "devices_sha256": "w"})
 
 

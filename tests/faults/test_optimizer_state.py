@@ -12,6 +12,7 @@ import yaml
 from federation import differences, run_alone
 
 from raffm_mpi.config import load_settings
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.federation.verify import verify
 from raffm_mpi.recovery import checkpoint as checkpoints
 from raffm_mpi.recovery.resume import find_start
@@ -71,5 +72,5 @@ def test_a_run_from_before_there_were_server_optimizers_goes_on_without_one(half
     start = find_start(load_settings(config, [f"output={output}", "resume=auto"]))
     assert (start.next_round, start.optimizer) == (3, {})
     assert set(start.checkpoint.state["parts"]) == {"model.safetensors"}
-    with pytest.raises(ValueError, match=r"server\.optimizer was 'none' and is now 'fedyogi'"):
+    with pytest.raises(UserMistake, match=r"server\.optimizer was 'none' and is now 'fedyogi'"):
         find_start(load_settings(config, [f"output={output}", "resume=auto", YOGI]))

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.federation.verify import parse_rounds
 
 
@@ -51,7 +52,7 @@ def test_a_checkpoint_of_another_model_is_found(undisturbed, tmp_path):
 
 @pytest.mark.parametrize("text", ["0", "a", "3:3", "4:2", ":", "-1", "2:"])
 def test_what_names_no_rounds_is_refused(text):
-    with pytest.raises(ValueError, match="names no rounds; allowed are"):
+    with pytest.raises(UserMistake, match="names no rounds; allowed are"):
         parse_rounds(text)
 
 

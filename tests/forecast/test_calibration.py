@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.forecast.calibration import Calibration
 
 
@@ -33,7 +34,7 @@ def test_what_is_written_is_read(calibration, tmp_path):
 )
 def test_each_mistake_in_the_file_is_one_sentence(calibration_file, change, sentence):
     path = calibration_file(change)
-    with pytest.raises(ValueError, match=re.escape(f"calibration '{path}': {sentence}")) as caught:
+    with pytest.raises(UserMistake, match=re.escape(f"calibration '{path}': {sentence}")) as caught:
         Calibration.read(path)
     assert "\n" not in str(caught.value)
 
@@ -45,13 +46,13 @@ def test_each_mistake_in_the_file_is_one_sentence(calibration_file, change, sent
 def test_what_is_no_calibration_is_refused(tmp_path, text, sentence):
     path = tmp_path / "calibration.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=f"calibration '{path}' {sentence}"):
+    with pytest.raises(UserMistake, match=f"calibration '{path}' {sentence}"):
         Calibration.read(path)
 
 
 def test_a_file_that_is_not_there_or_cannot_be_written_is_named(calibration, tmp_path):
-    with pytest.raises(ValueError, match=r"calibration '.*none\.yaml' cannot be read: No such file"):
+    with pytest.raises(UserMistake, match=r"calibration '.*none\.yaml' cannot be read: No such file"):
         Calibration.read(tmp_path / "none.yaml")
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"calibration '.*' cannot be written: "):
+    with pytest.raises(UserMistake, match=r"calibration '.*' cannot be written: "):
         calibration.write(tmp_path / "file" / "calibration.yaml")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.federation.plan import cohort
 from raffm_mpi.federation.schedule import Schedule
 from raffm_mpi.forecast.lines import lines
@@ -169,7 +170,7 @@ def test_shots_of_every_class_are_known_without_preparing(planned):
 
 def test_the_clients_of_a_column_must_be_known(planned):
     column = {"kind": "by_column", "column": "label"}
-    with pytest.raises(ValueError, match=r"federation\.num_clients is missing: .* prepared"):
+    with pytest.raises(UserMistake, match=r"federation\.num_clients is missing: .* prepared"):
         sketch(planned(data={"partition": column}, federation={"num_rounds": 1}))
 
 
@@ -202,5 +203,5 @@ def test_the_lines_say_what_does_not_fit(planned, calibration):
 
 @pytest.mark.parametrize(("nodes", "groups", "option"), [(0, 1, "--nodes: 0"), (2, -1, "--gpus-per-node: -1")])
 def test_a_cluster_of_nothing_is_refused(nodes, groups, option):
-    with pytest.raises(ValueError, match=f"{option} is not allowed; allowed are whole numbers from 1"):
+    with pytest.raises(UserMistake, match=f"{option} is not allowed; allowed are whole numbers from 1"):
         Cluster(nodes, groups)

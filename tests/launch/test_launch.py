@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.launch import launch
 from raffm_mpi.launch.jobs import Batch, RunFailed
 from raffm_mpi.log import open_run
@@ -77,7 +78,7 @@ def test_what_the_ranks_said_reaches_the_caller(start, tmp_path):
 )
 def test_mistakes_are_refused_before_anything_is_submitted(config, tmp_path, overrides, options, sentence):
     output = tmp_path / "run"
-    with pytest.raises(ValueError, match=re.escape(sentence)):
+    with pytest.raises(UserMistake, match=re.escape(sentence)):
         launch(config, [f"output={output}", *overrides], **{"cluster": "local", **options})
     assert not output.exists()
 

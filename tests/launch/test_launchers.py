@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.launch.launchers import Place, clean_up, command
 from raffm_mpi.launch.sweep import expand
 
@@ -53,7 +54,7 @@ def test_another_mpi_than_open_mpi_5_runs_on_one_machine_and_not_on_several(monk
     monkeypatch.setattr("raffm_mpi.launch.launchers._is_open_mpi_5", lambda: False)
     assert str(command("mpirun", Place(groups_per_node=2), PROGRAM)) == "mpirun -n 3 raffm-mpi run"
     with pytest.raises(
-        ValueError, match="'mpirun' is not Open MPI 5, which starts ranks on several nodes; take 'srun'"
+        UserMistake, match="'mpirun' is not Open MPI 5, which starts ranks on several nodes; take 'srun'"
     ):
         command("mpirun", Place(("a", "b")), PROGRAM)
 

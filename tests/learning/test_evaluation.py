@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from raffm_mpi.data import Partition, References, share
 from raffm_mpi.learning.evaluation import evaluate, score_clients, score_split
-from raffm_mpi.learning.training import Device
+from raffm_mpi.learning.training import Processor
 from raffm_mpi.tasks.metrics import WIDTHS
 
-DEVICE = Device(torch.device("cpu"))
+DEVICE = Processor(torch.device("cpu"))
 NUM, LENGTH, CLASSES = 37, 7, 5
 
 

@@ -9,10 +9,11 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from raffm_mpi.config import ComputeSettings, DataSettings, TrainingSettings
 from raffm_mpi.data import ImageInput, inspect, open_data, prepare
-from raffm_mpi.learning.training import Device, examples_seen, learning_rate, num_steps, train
+from raffm_mpi.errors import UserMistake
+from raffm_mpi.learning.training import Processor, examples_seen, learning_rate, num_steps, train
 from raffm_mpi.seeds import generator
 
-DEVICE = Device(torch.device("cpu"))
+DEVICE = Processor(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +128,10 @@ def test_the_learning_rate_decays_every_so_many_rounds():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match=r"compute.device: 'cuda' was asked for, but torch sees no GPU"):
-        Device.select(ComputeSettings(device="cuda"), 0)
-    with pytest.raises(ValueError, match=r"compute.precision: 'bf16' needs a GPU"):
-        Device.select(ComputeSettings(precision="bf16"), 0)
+    with pytest.raises(UserMistake, match=r"compute.device: 'cuda' was asked for, but torch sees no GPU"):
+        Processor.select(ComputeSettings(device="cuda"), 0)
+    with pytest.raises(UserMistake, match=r"compute.precision: 'bf16' needs a GPU"):
+        Processor.select(ComputeSettings(precision="bf16"), 0)
 
 
 @pytest.fixture
@@ -141,18 +142,18 @@ def two_gpus(monkeypatch):
 
 @pytest.mark.usefixtures("two_gpus")
 def test_groups_take_the_gpus_in_turn_and_a_server_shares_one_unless_told_otherwise():
-    chosen = [str(Device.select(ComputeSettings(), index).device) for index in range(3)]
+    chosen = [str(Processor.select(ComputeSettings(), index).device) for index in range(3)]
     assert chosen == ["cuda:0", "cuda:1", "cuda:0"]
-    assert str(Device.select(ComputeSettings(), 2, only_serves=True).device) == "cuda:0"
+    assert str(Processor.select(ComputeSettings(), 2, only_serves=True).device) == "cuda:0"
     apart = ComputeSettings(server_device="cpu", precision="bf16")
-    assert Device.select(apart, 2, only_serves=True) == Device(torch.device("cpu"), "fp32")
-    assert Device.select(apart, 1) == Device(torch.device("cuda:1"), "bf16")
+    assert Processor.select(apart, 2, only_serves=True) == Processor(torch.device("cpu"), "fp32")
+    assert Processor.select(apart, 1) == Processor(torch.device("cuda:1"), "bf16")
 
 
 def test_the_number_of_threads_is_the_settings():
     before = torch.get_num_threads()
     try:
-        Device.select(ComputeSettings(threads_per_group=2, device="cpu"), 5)
+        Processor.select(ComputeSettings(threads_per_group=2, device="cpu"), 5)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

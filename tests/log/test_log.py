@@ -34,6 +34,7 @@ from run_logs import (
     write_whole,
 )
 
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.log import Run, RunLog, open_run
 from raffm_mpi.log import schema as log_schema
 from raffm_mpi.log.schema import ATTRIBUTES, EVENTS, TABLES
@@ -207,7 +208,7 @@ def test_reopen_refuses_more_rounds_than_there_are(tmp_path):
     log = create(tmp_path)
     write_rounds(log, 0, 2)
     log.finish("interrupted")
-    with pytest.raises(ValueError, match="holds 2 committed rounds, not the 3"):
+    with pytest.raises(UserMistake, match="holds 2 committed rounds, not the 3"):
         RunLog.reopen(tmp_path, num_rounds=3)
     with open_run(tmp_path) as run:
         assert assert_whole_rounds(run) == 2
@@ -227,7 +228,7 @@ def test_a_kill_while_reopening_loses_nothing(tmp_path, monkeypatch):
 
 def test_create_refuses_to_overwrite_a_log(tmp_path):
     create(tmp_path).finish("failed")
-    with pytest.raises(ValueError, match="exists: resume"):
+    with pytest.raises(UserMistake, match="exists: resume"):
         create(tmp_path)
 
 
@@ -340,14 +341,14 @@ def test_file_locks_can_be_switched_off(tmp_path, monkeypatch, locking):
 
 
 def test_missing_and_foreign_files_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"run\.h5' does not exist"):
+    with pytest.raises(UserMistake, match=r"run\.h5' does not exist"):
         open_run(tmp_path)
     (tmp_path / "run.h5").write_text("seed: 0")
-    with pytest.raises(ValueError, match="is not an HDF5 file"):
+    with pytest.raises(UserMistake, match="is not an HDF5 file"):
         open_run(tmp_path)
     with h5py.File(tmp_path / "foreign.h5", "w"):
         pass
-    with pytest.raises(ValueError, match="is no raffm_mpi log"):
+    with pytest.raises(UserMistake, match="is no raffm_mpi log"):
         open_run(tmp_path / "foreign.h5")
 
 
@@ -356,7 +357,7 @@ def test_another_schema_is_refused(tmp_path, step, other):
     create(tmp_path).finish("finished")
     with h5py.File(tmp_path / "run.h5", "r+") as file:
         file.attrs["schema_version"] = log_schema.SCHEMA_VERSION + step
-    with pytest.raises(ValueError, match=f"written by {other} raffm_mpi"):
+    with pytest.raises(UserMistake, match=f"written by {other} raffm_mpi"):
         open_run(tmp_path)
 
 
@@ -371,7 +372,7 @@ def test_a_truncated_file_is_refused_soon_and_never_read_as_zeros(tmp_path, kill
     for seed in range(20):
         cut = tmp_path / "cut.h5"
         cut.write_bytes(content[: random.Random(seed).randrange(8, len(content) - 2048)])
-        with pytest.raises(ValueError, match=r"truncated|damaged"):
+        with pytest.raises(UserMistake, match=r"truncated|damaged"):
             read_everything(cut)
 
 

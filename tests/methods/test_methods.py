@@ -14,6 +14,7 @@ from raffm_mpi.elastic.cost import cost, count_parameters
 from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import FULL
 from raffm_mpi.elastic.submodel import extract
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.methods import make_method
 from raffm_mpi.methods.space import resolve
 
@@ -141,7 +142,7 @@ def test_heads_left_out_are_every_number_from_a_quarter_up(layout):
     ],
 )
 def test_a_space_that_contradicts_the_model_is_refused(layout, space, sentence):
-    with pytest.raises(ValueError, match=r".") as error:
+    with pytest.raises(UserMistake, match=r".") as error:
         resolve(SpaceSettings(**space), layout)
     assert sentence in str(error.value)
 

@@ -19,6 +19,7 @@ from raffm_mpi.elastic.cost import cost
 from raffm_mpi.elastic.factors import factor_pairs
 from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import DENSITY, DEPTH, FULL, union, within
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.methods import METHODS, check_method, make_method, prepare_model
 from raffm_mpi.methods.fedrolex import window
 
@@ -117,7 +118,7 @@ def test_depthfl_holds_the_first_layers_and_refuses_two_stacks(make):
     depths = {selection.get(DEPTH, 3) for selection in method.selections(0, range(30))}
     assert depths == {3, 2, 1}
     config = T5Config(vocab_size=40, d_model=24, d_kv=6, d_ff=40, num_layers=2, num_heads=3, num_labels=2)
-    with pytest.raises(ValueError, match=r"method.depth: family 't5' has none; known: "):
+    with pytest.raises(UserMistake, match=r"method.depth: family 't5' has none; known: "):
         check_method(SETTINGS["depthfl"](), layout_of(T5ForSequenceClassification(config)))
 
 
@@ -226,16 +227,18 @@ def test_a_method_from_a_users_own_file_is_one_class(tmp_path, make):
         (f"{tmp_path}/none.py:Halves", "there is no file"),
         (f"{file}:Whole", "the file has no class 'Whole' of raffm_mpi.methods.Method"),
     ):
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(UserMistake, match=sentence):
             check_method(CustomSettings(name=name), layout)
     file.write_text("1 / 0")
-    with pytest.raises(ValueError, match="cannot be run: ZeroDivisionError"):
+    with pytest.raises(UserMistake, match="cannot be run: ZeroDivisionError"):
         check_method(settings, layout)
 
 
 def test_budgets_below_the_smallest_sub_model_are_refused_by_every_method(make):
     for name in ("depthfl", "fjord"):
-        with pytest.raises(ValueError, match=r"method.budgets: 0.001 is below the smallest sub-model, which is 0\.\d+"):
+        with pytest.raises(
+            UserMistake, match=r"method.budgets: 0.001 is below the smallest sub-model, which is 0\.\d+"
+        ):
             make(name, budgets=[0.001])
-    with pytest.raises(ValueError, match=r"method.budgets: 0.05 is below the smallest"):
+    with pytest.raises(UserMistake, match=r"method.budgets: 0.05 is below the smallest"):
         make_method(RaFFMSettings(widths="budget", budgets=[0.05]), make("fedavg").layout, 0, make("fedavg").price)

@@ -14,6 +14,7 @@ from raffm_mpi.elastic.families.sam import SAM_VISION
 from raffm_mpi.elastic.families.t5 import T5
 from raffm_mpi.elastic.families.vit import DEIT, DINOV2, VIT
 from raffm_mpi.elastic.table import Family, ModelLayout, bind
+from raffm_mpi.errors import UserMistake
 
 FAMILIES: dict[str, Family] = {
     "bert": BERT,
@@ -35,9 +36,9 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a ``model_type``; ValueError with the known ones if it has no table."""
+    """The family of a ``model_type``; UserMistake with the known ones if it has no table."""
     if model_type not in FAMILIES:
-        raise ValueError(f"model family '{model_type}' has no table; known: {', '.join(sorted(FAMILIES))}")
+        raise UserMistake(f"model family '{model_type}' has no table; known: {', '.join(sorted(FAMILIES))}")
     return FAMILIES[model_type]
 
 

@@ -31,7 +31,7 @@ for round in range(settings.federation.num_rounds):
             experiment.examples.train,
             experiment.partition.client(client),
             settings.training,
-            experiment.device,
+            experiment.processor,
             seed=settings.seed,
             round=round,
             client=client,

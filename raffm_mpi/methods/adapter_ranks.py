@@ -12,7 +12,7 @@ from raffm_mpi.seeds import generator
 
 
 @dataclass(frozen=True)
-class Ranks:
+class AdapterRanks:
     """The ranks that clients have, of which each keeps one over all rounds; one rank for all its adapters."""
 
     dimensions: tuple[str, ...]
@@ -21,7 +21,7 @@ class Ranks:
     seed: int
 
     @classmethod
-    def of(cls, settings: LoRASettings | None, layout: ModelLayout, seed: int) -> Ranks:
+    def of(cls, settings: LoRASettings | None, layout: ModelLayout, seed: int) -> AdapterRanks:
         """The ranks that the settings describe for a model; no choice where all are alike, or it has no adapters."""
         if settings is None:
             return cls((), 0, (), seed)
