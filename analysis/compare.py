@@ -14,9 +14,11 @@ from matplotlib.ticker import EngFormatter
 
 from raffm_mpi.analysis.comparison import Result, SeedGroup, read
 from raffm_mpi.analysis.quantities import COSTS
-from raffm_mpi.analysis.style import STYLE, count_score, is_fraction, look, quantity, save, words, write
+from raffm_mpi.analysis.style import STYLE, count_score, is_fraction, look, save, words
 from raffm_mpi.analysis.tables import Cell, Column, Estimate, Ratio, Shown, Table
 from raffm_mpi.errors import UserMistake
+from raffm_mpi.files import write_text
+from raffm_mpi.messages import quantity
 
 MAX_LABEL = 64  # letters that a line of a legend has room for
 SHOWN = ("num_rounds", "virtual_s", "bytes", "flops", "energy_j")
@@ -51,10 +53,10 @@ def compare(
         scores_at_budgets(groups, budgets),
     ]
     output.mkdir(parents=True, exist_ok=True)
-    write(output / "comparison.md", "\n".join(table.markdown() for table in tables))
-    write(output / "comparison.tex", "\n".join(table.latex() for table in tables))
+    write_text(output / "comparison.md", "\n".join(table.markdown() for table in tables))
+    write_text(output / "comparison.tex", "\n".join(table.latex() for table in tables))
     for table in tables:
-        write(output / f"{table.name}.csv", table.frame().to_csv(index=False))
+        write_text(output / f"{table.name}.csv", table.frame().to_csv(index=False))
     with matplotlib.rc_context(STYLE):
         for cost in shown_costs(groups):
             save(draw(groups, cost), output, f"score_by_{cost}")

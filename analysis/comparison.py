@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Result:
     """What a comparison needs of a run."""
 
     path: Path
-    settings: Mapping[str, Any]  # dotted keys
+    settings: Mapping[str, Any]  # by their dotted names, but for those in which runs of one group may differ
     seed: int
     status: str
     task: str
@@ -47,7 +47,7 @@ class Result:
             smallest, share = _smallest(run, own)
             return cls(
                 path=Path(path),
-                settings=dict(flat(run.config)),
+                settings={name: value for name, value in run.settings.items() if not name.startswith(_FREE)},
                 seed=int(run.config["seed"]),
                 status=run.status,
                 task=str(run.attributes["task"]),
@@ -150,16 +150,6 @@ def _check_alike(first: Result, other: Result) -> None:
             f"'{other.path}' has {other.metric} on {other.split}, '{first.path}' {first.metric} on {first.split}: "
             "they cannot be compared"
         )
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested settings, but for those in which runs of one group may differ."""
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from flat(value, f"{name}.")
-        elif not name.startswith(_FREE):
-            yield name, value
 
 
 def _names(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -20,7 +20,7 @@ def difference(one: str | Path, other: str | Path) -> str:
     """Markdown tables of what two runs differ in; raises UserMistake as :func:`raffm_mpi.log.open_run`."""
     with open_run(one) as first, open_run(other) as second:
         sections = {
-            "Settings": _differing(_flat(first.config), _flat(second.config)),
+            "Settings": _differing(_texts(first.settings), _texts(second.settings)),
             "Origin": _differing(dict(_origin(first)), dict(_origin(second))),
             "Outcome": _beside(dict(_outcome(first)), dict(_outcome(second))),
         }
@@ -33,11 +33,8 @@ def difference(one: str | Path, other: str | Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
-    return flat
+def _texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in settings.items()}
 
 
 def _differing(left: Mapping[str, str], right: Mapping[str, str]) -> list[tuple[str, str, str]]:

@@ -44,10 +44,13 @@ def costs(run: Run) -> pd.DataFrame:
     return pd.concat([pd.DataFrame([{"round": -1, **beginning}]), spent], ignore_index=True)
 
 
-def scores(run: Run, split: str | None = None, submodel: int = GLOBAL_MODEL) -> pd.DataFrame:
-    """Evaluations of a model on a split with what they had cost: the columns of :func:`costs`, ``score``, ``loss``."""
+def scores(run: Run, split: str) -> pd.DataFrame:
+    """Evaluations of the full model on a split with what they had cost.
+
+    The columns are those of :func:`costs`, ``score`` and ``loss``.
+    """
     evaluation = run.evaluation
-    chosen = evaluation[(evaluation["submodel"] == submodel) & (evaluation["split"] == (split or main_split(run)))]
+    chosen = evaluation[(evaluation["submodel"] == GLOBAL_MODEL) & (evaluation["split"] == split)]
     return chosen[["round", "score", "loss"]].merge(costs(run), on="round").sort_values("round", ignore_index=True)
 
 

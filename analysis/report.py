@@ -17,9 +17,11 @@ import numpy as np
 from raffm_mpi.analysis import figures
 from raffm_mpi.analysis.power import energy_by_device, peak_w
 from raffm_mpi.analysis.quantities import costs
-from raffm_mpi.analysis.style import STYLE, is_fraction, quantity, save, words, write
+from raffm_mpi.analysis.style import STYLE, is_fraction, save, words
 from raffm_mpi.errors import UserMistake
+from raffm_mpi.files import write_text
 from raffm_mpi.log import GLOBAL_MODEL, Run, open_run, records
+from raffm_mpi.messages import quantity
 
 MAX_EVENTS = 200  # on the page
 MAX_NAME = 48  # letters of a model's
@@ -57,7 +59,7 @@ def write_report(run_folder: str | Path) -> list[Path]:
             (title, [_figure(panel, run, folder, drawn) for panel in panels]) for title, panels in figures.SECTIONS
         ]
         page = folder / "report.html"
-        write(page, render(run, sections))
+        write_text(page, render(run, sections))
     return [page, *drawn]
 
 
@@ -203,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{page}, and {len(drawn)} figures beside it")
     except UserMistake as error:
         print(error, file=sys.stderr)
-        return 2
+        return UserMistake.exit_status
     return 0
 
 

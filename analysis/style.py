@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from raffm_mpi.files import replacing
 from raffm_mpi.log import LOWER_IS_BETTER
 
 EVALUATED = ("validation", "test")
@@ -50,17 +50,9 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as ``name.png`` and ``name.svg``, each whole or not at all; returns their paths."""
     paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
     for path in paths:
-        new = path.with_name(f".new.{path.name}")
-        figure.savefig(new, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
-        os.replace(new, path)
+        with replacing(path) as new:
+            figure.savefig(new, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
     return paths
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    new = path.with_name(f".new.{path.name}")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
 
 
 def look(number: int) -> dict[str, Any]:
@@ -70,21 +62,6 @@ def look(number: int) -> dict[str, Any]:
         "linestyle": DASHES[(number + number // len(PALETTE)) % len(DASHES)],  # other dashes from the ninth on
         "marker": MARKERS[number % len(MARKERS)],
     }
-
-
-def quantity(value: float, unit: str) -> str:
-    """A number with its unit, as people read it; of seconds beyond a minute hours and minutes.
-
-    >>> quantity(15_300_000, "B"), quantity(0.25, "s"), quantity(5400, "s"), quantity(float("nan"), "J")
-    ('15.3 MB', '250 ms', '1 h 30 min', 'unknown')
-    """
-    if np.isnan(value):
-        return "unknown"
-    if unit == "s" and value >= 60:
-        minutes, seconds = divmod(round(value), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {seconds} s"
-    return EngFormatter(unit, places=None if 0 < value < 1000 and value == int(value) else 1)(value).replace(".0 ", " ")
 
 
 def words(name: str) -> str:
@@ -117,10 +94,3 @@ def count_score(axes: Axes, metric: str) -> None:
     if high - low < 0.1:  # no drama where nothing happens
         middle = min(max((low + high) / 2, 0.05), 0.95)
         axes.set_ylim(middle - 0.05, middle + 0.05)
-
-
-def say(axes: Axes, sentence: str) -> None:
-    """A panel with nothing to draw says so."""
-    axes.set(xticks=[], yticks=[], facecolor="#f4f4f4")
-    axes.spines[:].set_visible(False)
-    axes.text(0.5, 0.5, sentence, transform=axes.transAxes, ha="center", va="center", color="#444444")

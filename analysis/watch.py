@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from raffm_mpi.analysis.quantities import main_split
-from raffm_mpi.analysis.style import is_fraction, quantity, words
+from raffm_mpi.analysis.style import is_fraction, words
 from raffm_mpi.log import GLOBAL_MODEL, Run, open_run, records
 from raffm_mpi.log.schema import log_file
+from raffm_mpi.messages import quantity
 
 _LAST_ROUNDS = 8
 _LAST_EVENTS = 5

@@ -8,8 +8,9 @@ from matplotlib.ticker import EngFormatter
 
 from raffm_mpi.analysis.figures.panel import Nothing, Panel
 from raffm_mpi.analysis.power import energy_by_device, power_trace
-from raffm_mpi.analysis.style import PALETTE, quantity
+from raffm_mpi.analysis.style import PALETTE
 from raffm_mpi.log import Run
+from raffm_mpi.messages import quantity
 
 MAX_STEPS = 2000  # of the line; with more, the highest and the lowest of each stretch are drawn
 NONE = "Clients have no devices: nothing is known of their time and energy."

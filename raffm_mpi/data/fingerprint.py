@@ -7,14 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-BLOCK_BYTES = 1 << 20
+from raffm_mpi.files import file_sha256
+
 FILE = "fingerprint.txt"
 STORED = (".npy", ".arrow")
 
 
 def save_fingerprint(folder: Path, meaning: Any) -> None:
     """Write the SHA-256 of the stored files, by name, and of what they mean (anything that JSON takes)."""
-    files = {path.name: _file_hash(path) for path in sorted(folder.iterdir()) if path.suffix in STORED}
+    files = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.suffix in STORED}
     fingerprint = hashlib.sha256(json.dumps([meaning, files], sort_keys=True).encode()).hexdigest()
     (folder / FILE).write_text(fingerprint, encoding="utf-8")
 
@@ -22,11 +23,3 @@ def save_fingerprint(folder: Path, meaning: Any) -> None:
 def load_fingerprint(folder: Path) -> str:
     """The fingerprint of a prepared folder, in hexadecimal."""
     return (folder / FILE).read_text(encoding="utf-8")
-
-
-def _file_hash(path: Path) -> str:
-    digest, block = hashlib.sha256(), bytearray(BLOCK_BYTES)
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(block):
-            digest.update(memoryview(block)[:size])
-    return digest.hexdigest()

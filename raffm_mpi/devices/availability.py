@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from raffm_mpi.config import AvailabilitySettings
-from raffm_mpi.errors import UserMistake
+from raffm_mpi.errors import UserMistake, reason
 from raffm_mpi.seeds import generator
 
 DAY_S = 86400.0
@@ -117,7 +117,7 @@ def _read_traces(path: Path, num_clients: int) -> Traces:
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise UserMistake(f"{place} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise UserMistake(f"{place} cannot be read: {reason(error)}") from None
     missing = [name for name in _COLUMNS if name not in table]
     if missing or not len(table):
         what = f"has no column {', '.join(missing)}" if missing else "has no interval"

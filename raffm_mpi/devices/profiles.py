@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,8 @@ import yaml
 from pydantic import Field, ValidationError
 
 from raffm_mpi.config import SettingsGroup, Shares
-from raffm_mpi.errors import UserMistake
+from raffm_mpi.errors import UserMistake, reason
+from raffm_mpi.files import write_text
 
 Positive = Annotated[float, Field(gt=0)]
 Watts = Annotated[float, Field(ge=0)]
@@ -57,13 +57,10 @@ def read_profiles(path: str | None = None) -> Profiles:
 def write_profile(path: Path, name: str, profile: Profile) -> None:
     """Write a file with one profile, whole or not at all; raises UserMistake where it cannot be written."""
     values = {"profiles": {name: profile.model_dump()}}
-    new = path.with_name(f".{path.name}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        os.replace(new, path)
+        write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     except OSError as error:
-        raise UserMistake(f"profile '{path}' cannot be written: {error.strerror}") from None
+        raise UserMistake(f"profile '{path}' cannot be written: {reason(error)}") from None
 
 
 def population(wanted: str | Mapping[str, float], known: Profiles) -> dict[str, float]:
@@ -85,7 +82,7 @@ def _read(path: Path) -> Profiles:
     try:
         values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserMistake(f"{place} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise UserMistake(f"{place} cannot be read: {reason(error)}") from None
     except yaml.YAMLError as error:
         raise UserMistake(f"{place} is not YAML: {' '.join(str(error).split())}") from None
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from raffm_mpi.doctor.facts import Facts, MPILibrary
 from raffm_mpi.doctor.findings import Finding, fail, listed, ok, warn
 from raffm_mpi.exchange import transport
+from raffm_mpi.versions import MISSING
 
 ULFM = "mpirun --with-ft ulfm"
 DETECTOR = " ".join(f"--mca {name} {value}" for name, value in transport.DETECTOR.items())
@@ -103,10 +104,10 @@ def check_versions(facts: Sequence[Facts]) -> Finding:
     """The same libraries on all ranks, else the bits depend on who trains a client."""
     differing = []
     for name in facts[0].versions:
-        values = _by_value(facts, lambda own, name=name: own.versions.get(name, "missing"))  # type: ignore[misc]
+        values = _by_value(facts, lambda own, name=name: own.versions.get(name, MISSING))  # type: ignore[misc]
         if len(values) > 1:
             differing.append(f"{name} is {_told(values)}")
-    missing = sorted({name for own in facts for name, value in own.versions.items() if value == "missing"})
+    missing = sorted({name for own in facts for name, value in own.versions.items() if value == MISSING})
     if differing:
         return fail("versions", "; ".join(differing), "use one environment, seen at the same path from every host")
     if missing:

@@ -15,9 +15,8 @@ from raffm_mpi.doctor.findings import Finding, exit_status, fail, listed, ok
 from raffm_mpi.doctor.folder import Folder, try_folder
 from raffm_mpi.doctor.intent import Intent
 from raffm_mpi.doctor.launcher import srun_plugins
-from raffm_mpi.errors import UserMistake
+from raffm_mpi.errors import UserMistake, sentence
 from raffm_mpi.exchange.transport import CHUNK_BYTES
-from raffm_mpi.log.reader import sentence
 
 _NUM_VALUES = 3 * CHUNK_BYTES // 8 + 5  # of the transfer that is tried: some chunks and a part of one
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 
 from pydantic import TypeAdapter
 
@@ -17,8 +15,7 @@ from raffm_mpi.doctor.launcher import Launcher
 from raffm_mpi.doctor.sources import Sources, look_for_sources
 from raffm_mpi.exchange.probe import describe_mpi
 from raffm_mpi.exchange.transport import Transport, finds_failed_nodes
-
-LIBRARIES = ("torch", "transformers", "datasets", "h5py", "numpy", "mpi4py", "safetensors")
+from raffm_mpi.versions import versions
 
 
 @dataclass(frozen=True)
@@ -85,17 +82,7 @@ def gather_facts(intent: Intent, exchange: Exchange) -> list[Facts]:
         cpus=tuple(sorted(os.sched_getaffinity(0))),
         host_cpus=os.cpu_count() or 1,
         gpus=look_for_gpus(intent.settings.compute, exchange.device_index, first_of_host and has_mpi),
-        versions=_versions(),
+        versions={"raffm_mpi": __version__, **versions()},
         sources=look_for_sources(intent) if first_of_host else None,
     )
     return [Facts.from_json(line) for line in exchange.describe(own.to_json())]
-
-
-def _versions() -> dict[str, str]:
-    found = {"raffm_mpi": __version__, "python": sys.version.split()[0]}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
-    return found

@@ -1,6 +1,6 @@
-"""The output folder, tried: an HDF5 file that is locked, followed by another process and looked for from every host.
+"""Try the output folder: write an HDF5 file, lock it, have another process follow it, look for it from every host.
 
-As a program this is that other process: it tries to lock the file, waits for a line, and reads the file.
+Run as a program, this module is the other process: it tries to lock the file, waits for a line, and reads the file.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from raffm_mpi.doctor.exchange import Exchange
 from raffm_mpi.doctor.findings import listed
 from raffm_mpi.exchange.probe import apart_from_the_job
 
-HELD, FREE, NO_LOCKS, MISSING = "held", "free", "no locks", "missing"  # what another process finds
+HELD, FREE, NO_LOCKS, MISSING = "held", "free", "no locks", "missing"  # what another process finds of the lock
 _VALUE = 42
-_PLAIN_BYTES = 1 << 20  # that must fit before HDF5 is let at the disk
+_PLAIN_BYTES = 1 << 20  # written as a plain file before HDF5 writes anything
 _TIMEOUT_S = 30.0
-_APPEARS_S = 5.0  # in which a new file must show on another host: NFS remembers for 3 s that there was none
+_APPEARS_S = 5.0  # a new file must show on another host within this; NFS remembers for 3 s that it was not there
 
 
 @dataclass(frozen=True)
 class Folder:
-    """What came of it: ``error`` where no file could be written, else what other processes find.
+    """What was found: ``error`` where no file could be written, else what other processes see of the file.
 
-    ``lock`` is what a second process of rank 0's host finds, ``followed`` whether it reads what is being written, and
-    ``elsewhere`` what each other host finds of the file.
+    ``lock`` is what a second process on rank 0's host finds of the lock, ``followed`` is whether that process reads
+    what is being written, and ``elsewhere`` is what each other host finds of the lock.
     """
 
     place: str
@@ -48,7 +48,7 @@ class Folder:
 
 
 def try_folder(place: Path, locking: bool, exchange: Exchange) -> Folder | None:
-    """Write a file as the log is written and have the others look; None on all ranks but 0."""
+    """On rank 0, write a file as the log is written; on the others, look for it and return None."""
     if exchange.rank > 0:
         _look_from_here(exchange)
         return None
@@ -64,7 +64,7 @@ def try_folder(place: Path, locking: bool, exchange: Exchange) -> Folder | None:
 
 
 def try_lock(path: Path) -> str:
-    """What a process finds that wants to write a file, too."""
+    """What a process finds that tries to lock a file: HELD, FREE, NO_LOCKS or MISSING."""
     try:
         with path.open("r+b") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,7 +77,7 @@ def try_lock(path: Path) -> str:
 
 @contextmanager
 def _closing(path: Path, locking: bool, errors: list[str]) -> Iterator[Any]:
-    """A new file as the log is made, removed afterwards, or None; what the disk says goes to ``errors``."""
+    """A new file, made as the log is and removed afterwards; None, and a sentence in ``errors``, where that fails."""
     import h5py
 
     from raffm_mpi.log.file import LIBVER, LogFile
@@ -125,7 +125,7 @@ def _second_process(path: Path) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def _noting(errors: list[str]) -> Iterator[None]:
-    """Make a sentence of what h5py raises."""
+    """Put a sentence for what h5py raises into ``errors``."""
     from raffm_mpi.log.file import LogNotWritten, disk_failures
 
     try:
@@ -136,7 +136,7 @@ def _noting(errors: list[str]) -> Iterator[None]:
 
 
 def _is_followed(file: Any, other: subprocess.Popen[str], errors: list[str]) -> bool:
-    """Write as the log is written, and have the other process read."""
+    """Whether the other process reads a value while the file is open for writing."""
     with _noting(errors):
         file.swmr_mode = True
         file["value"].resize((1,))
@@ -155,7 +155,7 @@ def _answer(process: subprocess.Popen[str]) -> str:
 
 
 def _look_from_elsewhere(exchange: Exchange, path: str) -> dict[str, str]:
-    """Rank 0's part: have the first rank of every other host look for a file; nothing is looked for without a path."""
+    """Rank 0's part: what the first rank of every other host finds of a file; nothing for an empty path."""
     exchange.describe(path)
     found = exchange.describe("")
     return {host: state for host, state in zip(exchange.hosts, found, strict=True) if state}
@@ -172,7 +172,7 @@ def _wait_for(path: Path) -> str:
     deadline = time.monotonic() + _APPEARS_S
     while (state := try_lock(path)) == MISSING and time.monotonic() < deadline:
         with suppress(OSError):
-            os.listdir(path.parent)  # makes NFS ask again
+            os.listdir(path.parent)  # NFS then asks its server again
         time.sleep(0.1)
     return state
 

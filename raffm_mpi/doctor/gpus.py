@@ -1,4 +1,4 @@
-"""The GPUs of a rank: what the host has, what torch sees, which it would take, and whether MPI takes their memory."""
+"""The GPUs of a rank: what the host has, what torch sees, which the rank would take, whether MPI takes its memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from raffm_mpi.config import ComputeSettings
 from raffm_mpi.exchange.probe import echo
 
-_MOST = 16  # GPUs that a rank names
+_MOST = 16  # a rank names at most so many GPUs
 
 
 @dataclass(frozen=True)
 class GPUs:
     """``present`` counts the host's, ``seen`` names those that torch sees, ``taken`` the one that this rank would take.
 
-    ``echo`` is "right" where MPI moved a buffer of it, else what went wrong; empty where that was not tried.
+    ``echo`` is "right" where MPI transferred the memory of that GPU, else what went wrong; empty where not tried.
     """
 
     present: int = 0
@@ -43,7 +43,7 @@ def look_for_gpus(settings: ComputeSettings, index: int, with_echo: bool) -> GPU
 
 
 def _name(number: int) -> str:
-    """A GPU's model and identity, by which two ranks know that they share it, however each of them counts."""
+    """A GPU's model and identity, which is the same on all ranks that share it, whatever number each gives it."""
     import torch
 
     properties = torch.cuda.get_device_properties(number)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raffm_mpi.config import Settings, apply_overrides, check_settings, load_settings
+from raffm_mpi.files import nearest_existing
 
 # What settings cannot be without; the model stands for none.
 _PLACEHOLDERS: dict[str, Any] = {"output": ".", "model": {"family": "vit"}, "federation": {"num_clients": 1}}
@@ -23,8 +24,7 @@ class Intent:
     @property
     def place(self) -> Path:
         """The output folder, or what there is of the path to it."""
-        output = Path(self.settings.output).absolute()
-        return next(folder for folder in (output, *output.parents) if folder.is_dir())
+        return nearest_existing(Path(self.settings.output))
 
 
 def load_intent(config: str | None, overrides: Sequence[str] = ()) -> Intent:

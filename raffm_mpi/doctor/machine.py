@@ -1,4 +1,4 @@
-"""What the facts come to for cores, GPUs, the output folder and the sources of model and data. Pure functions."""
+"""Judge the facts on cores, GPUs, the output folder and the sources of model and data. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from raffm_mpi.doctor.facts import Facts
 from raffm_mpi.doctor.findings import Finding, fail, listed, ok, warn
 from raffm_mpi.doctor.folder import FREE, HELD, MISSING, NO_LOCKS, Folder
 from raffm_mpi.exchange.probe import RIGHT
+from raffm_mpi.messages import quantity
 
-OLDEST_HDF5 = (1, 10, 7)  # of those that can be told not to lock
+OLDEST_HDF5 = (1, 10, 7)  # the oldest release that can be told not to lock
 _LITTLE_BYTES = 10**9
 
 
 def check_cores(facts: Sequence[Facts], threads: int) -> Finding:
-    """Threads of the client groups against the cores that they may use; the server mostly sleeps."""
+    """Compare the threads of the client groups with the cores that they may use; the server mostly sleeps."""
     groups = [own for own in facts if own.trains]
     by_host = _by_host(groups)
     for own in groups:
@@ -60,7 +61,7 @@ def check_gpus(facts: Sequence[Facts], settings: ComputeSettings) -> Finding:
 
 
 def check_gpu_aware(facts: Sequence[Facts], settings: ComputeSettings) -> Finding:
-    """Whether MPI takes the memory of a GPU, which a run hands over only where the settings say so."""
+    """Whether MPI takes the memory of a GPU; a run relies on that only where ``compute.gpu_aware_mpi`` says so."""
     topic, is_wanted = "GPU-aware MPI", settings.gpu_aware_mpi
     tried = [own for own in facts if own.gpus.echo]
     if not tried and is_wanted:
@@ -79,7 +80,7 @@ def check_gpu_aware(facts: Sequence[Facts], settings: ComputeSettings) -> Findin
 
 
 def check_hdf5(folder: Folder) -> Finding:
-    """A version that can be told whether to lock."""
+    """Whether HDF5 is new enough to be told not to lock."""
     if tuple(int(part) for part in folder.hdf5.split(".")[:3]) < OLDEST_HDF5:
         oldest = ".".join(map(str, OLDEST_HDF5))
         return fail("HDF5", f"{folder.hdf5} cannot be told whether to lock", f"pip install h5py with HDF5 {oldest} on")
@@ -120,9 +121,9 @@ def check_log_folder(folder: Folder, locking: bool, environment: str | None) -> 
 
 
 def check_space(place: str, free: int, needed: int | None) -> Finding:
-    """Bytes free against what a run leaves: checkpoints, model and sums; ``needed`` is None where that is not known."""
-    text = f"{_size(free)} free in '{place}'"
-    text += f", a run keeps about {_size(needed)}" if needed else ""
+    """Compare the free bytes with what a run writes (checkpoints, model, sums); ``needed`` is None where not known."""
+    text = f"{quantity(free, 'B')} free in '{place}'"
+    text += f", a run keeps about {quantity(needed, 'B')}" if needed else ""
     advice = "free some, another output=, fewer reliability.checkpoints_kept, or reliability.checkpoint_every=null"
     if free < (needed or 1):
         return fail("space", text, advice)
@@ -193,7 +194,7 @@ def _by_host(facts: Sequence[Facts]) -> dict[str, list[Facts]]:
 
 
 def _more_cores(own: Facts, num_groups: int, threads: int) -> str:
-    """How the groups of a host get the cores that it has, or do with fewer."""
+    """Advice: how the groups of a host get its cores, or need fewer of them."""
     if num_groups * threads <= own.host_cpus:
         return f"mpirun --bind-to none, or srun --cpus-per-task={threads}"
     if num_groups <= own.host_cpus:
@@ -212,10 +213,3 @@ def _groups(groups: Sequence[Facts], threads: int) -> str:
 
 def _cores(number: int) -> str:
     return f"{number} core{'s' * (number != 1)}"
-
-
-def _size(num_bytes: int) -> str:
-    for unit, scale in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
-        if num_bytes >= scale:
-            return f"{num_bytes / scale:.1f} {unit}"
-    return f"{num_bytes / 1000:.0f} kB"

@@ -1,4 +1,4 @@
-"""Where model and data set come from, as one host finds them: folders, the hub, or the hub's cache."""
+"""Where one host finds model and data set: in folders, on the hub, or in the hub's cache."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _BUILT_IN = "digits"
 
 @dataclass(frozen=True)
 class Sources:
-    """Folders that are ``absent``, names on the hub, and those of them that the ``cache`` lacks.
+    """``absent`` folders, names ``on_hub``, and those of these names that are ``not_cached`` in the ``cache``.
 
-    ``reachable`` is None where the hub was not asked: nothing comes from it, or the libraries are told to be offline.
+    ``reachable`` is None where the hub was not asked: the run needs nothing from it, or the libraries are offline.
     """
 
     endpoint: str
@@ -31,7 +31,7 @@ class Sources:
 
 
 def look_for_sources(intent: Intent) -> Sources:
-    """Find model, tokenizer and data set of an intent; without a config the hub itself is what is asked for."""
+    """Look for the model, tokenizer and data set of an intent; one without a model asks whether the hub answers."""
     from huggingface_hub import constants
 
     settings = intent.settings
@@ -54,19 +54,19 @@ def look_for_sources(intent: Intent) -> Sources:
 
 
 def _is_folder(name: str) -> bool:
-    """Whether a name is one of a folder, there or not, as the libraries take it."""
+    """Whether the libraries take a name for a folder, which may not exist."""
     return name.startswith((".", "/", "~")) or name.count(os.sep) > 1 or Path(name).exists()
 
 
 def _has_model(name: str) -> bool:
-    """Whether the cache has what every model and tokenizer has, its configuration."""
+    """Whether the cache has the configuration file of a model or a tokenizer."""
     from huggingface_hub import try_to_load_from_cache
 
     return any(isinstance(try_to_load_from_cache(name, file), str) for file in ("config.json", "tokenizer_config.json"))
 
 
 def _has_data_set(name: str) -> bool:
-    """Whether the cache has a data set, as it came or as ``datasets`` made tables of it."""
+    """Whether the cache has a data set, as it was downloaded or as the tables that ``datasets`` makes of it."""
     from huggingface_hub import constants
 
     tables = Path(os.environ.get("HF_DATASETS_CACHE", Path(constants.HF_HOME) / "datasets"))
@@ -75,7 +75,7 @@ def _has_data_set(name: str) -> bool:
 
 
 def _answers(endpoint: str) -> bool:
-    """Whether something answers there, be it with an error."""
+    """Whether the endpoint answers, if only with an error status."""
     request = urllib.request.Request(endpoint, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S):

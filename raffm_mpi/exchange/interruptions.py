@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
+
 FAILED, RESUMABLE = 1, 75  # exit statuses
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)  # by which a run is asked to stop
+
+
+def catch_stop_signals(handle: Callable[[int], None]) -> None:
+    """From now on call ``handle`` with the number of a signal that asks to stop, in the main thread of this process."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda caught, _frame: handle(caught))
+
+
+def ignore_stop_signals() -> None:
+    """From now on no signal that asks to stop has an effect on this process."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Interruption(Exception):

@@ -16,10 +16,9 @@ from typing import Protocol
 
 import numpy as np
 
-from raffm_mpi.exchange.interruptions import Dismissed, RankSilent
+from raffm_mpi.exchange.interruptions import Dismissed, RankSilent, catch_stop_signals, ignore_stop_signals
 
 PULSE_S = 1.0  # between two signs of life
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 END_OF_ALLOCATION = -1  # the stop code that is no signal
 _LEAVE_S = 10.0  # that the server waits for the groups to leave
 
@@ -131,18 +130,16 @@ class Presence:
     def catch_signals(self) -> None:
         """From now on signals ask the run to stop; a second SIGINT interrupts at once, as the first did before."""
 
-        def ask(number: int, _frame: object) -> None:
+        def ask(number: int) -> None:
             if number == signal.SIGINT and self.own.stop_code:
                 raise KeyboardInterrupt
             self.ask_to_stop(number)
 
-        for number in SIGNALS:
-            signal.signal(number, ask)
+        catch_stop_signals(ask)
 
     def ignore_signals(self) -> None:
         """This rank ends with a status of its own, which no signal may replace: srun sends one when the first ends."""
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        ignore_stop_signals()
 
     def ask_to_stop(self, code: int) -> None:
         """Let every rank stop at its next client or round; the first reason counts."""

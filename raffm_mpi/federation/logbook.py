@@ -1,4 +1,4 @@
-"""The log of a run at its ends: made or gone on with, told what was resumed, closed."""
+"""The beginning and the end of a run's log: created or continued, with what was resumed, and closed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,13 @@ from raffm_mpi.log import NO_DEVICE, RunLog, open_run
 from raffm_mpi.log.tensorboard import FOLDER, EventWriter, export
 from raffm_mpi.messages import say
 from raffm_mpi.recovery.resume import OWN_FILES, Start
+from raffm_mpi.versions import versions
 
 NO_CLASSES = ("all",)  # the one column of the partition's label counts, for tasks without classes
-_LIBRARIES = ("torch", "transformers", "datasets", "numpy", "h5py", "mpi4py", "safetensors")
 
 
 def claim(output: Path) -> None:
-    """Make the output folder ours: what an earlier run left there goes."""
+    """Make the output folder, and remove what an earlier run left there."""
     output.mkdir(parents=True, exist_ok=True)
     for name in OWN_FILES:
         path = output / name
@@ -43,13 +42,13 @@ def claim(output: Path) -> None:
 def open_log(
     experiment: Experiment, transport: Transport, start: Start, found: Mapping[str, str], ranks: list[tuple[str, str]]
 ) -> RunLog:
-    """The log of a new run, or of an old one up to the round before the next."""
+    """The log of a new run, or that of a resumed run with the rounds before the next."""
     settings, path = experiment.settings, Path(experiment.settings.output) / "run.h5"
     roles = ["server and group" if transport.size == 1 else "server", *["group"] * (transport.size - 1)]
     attributes = {
         **found,
         "run_id": start.run_id,
-        "versions": _versions() | {"mpi": transport.library},
+        "versions": versions() | {"mpi": transport.library},
         "commit": _commit(),
         "hosts": list(dict.fromkeys(host for host, _ in ranks)),
         "devices": sorted({device.split(":")[0] for _, device in ranks}),
@@ -87,9 +86,9 @@ def open_log(
 
 
 def open_events(settings: Settings, start: Start) -> list[EventWriter]:
-    """The writer of TensorBoard's files, which has what an old run has done; none where the settings want none.
+    """The writer of TensorBoard's files, with the rounds of a resumed run; none where the settings ask for none.
 
-    It reads the old log, so that this comes before :func:`open_log`.
+    Call it before :func:`open_log`, which replaces the old log that it reads.
     """
     if not settings.log.tensorboard:
         return []
@@ -108,12 +107,8 @@ def _device_rows(fleet: Fleet) -> dict[str, Any]:
     return {"device": np.arange(len(names)), "name": names, "num_clients": fleet.num_clients, **numbers}
 
 
-def _versions() -> dict[str, str]:
-    return {"python": sys.version.split()[0], **{name: version(name) for name in _LIBRARIES}}
-
-
 def close_log(log: RunLog, recorder: Recorder, interruption: Interruption) -> None:
-    """Leave a log that says how the run ended; one that cannot be written stays at its last commit."""
+    """Log how the run ended and close the log; a log that cannot be written keeps its last commit."""
     number = max(recorder.committed_round, 0)
     resumable = interruption.exit_status == RESUMABLE
     recorder.event(number, "interrupted", str(interruption))
@@ -124,7 +119,7 @@ def close_log(log: RunLog, recorder: Recorder, interruption: Interruption) -> No
 
 
 def log_start(recorder: Recorder, state: RunState, start: Start, transport: Transport, devices: list[str]) -> None:
-    """Log that a run was resumed, and what may show in its bits."""
+    """Log that a run was resumed, and what may change its bits."""
     if start.is_new:
         return
     after = f"after round {start.next_round - 1}" if start.next_round else "at its beginning"
@@ -139,11 +134,11 @@ def log_start(recorder: Recorder, state: RunState, start: Start, transport: Tran
 
 
 def _what_shows(start: Start, devices: list[str]) -> list[str]:
-    """A sentence for each library or kind of device that is another one than before: these may round otherwise."""
+    """A sentence for each library or kind of device that has changed since the run began: it may round otherwise."""
     before = start.attributes["versions"]
     changed = [
         f"{name} {before[name]} is now {now}"
-        for name, now in _versions().items()
+        for name, now in versions().items()
         if name in ("torch", "transformers") and before.get(name) != now
     ]
     kinds = {device.split(":")[0] for device in devices}

@@ -1,4 +1,4 @@
-"""What sub-models cost on a run's examples, each counted once; and whether a client's device can pay it."""
+"""What sub-models cost on a run's examples, and whether a client's device can hold and train one in time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from raffm_mpi.learning.training import examples_seen
 T = TypeVar("T")
 Sizes = tuple[int, ...]
 
-_MAX_REMEMBERED = 4096  # a method of few widths needs each once
+_MAX_REMEMBERED = 4096  # costs of sub-models; the table is emptied when it is full
 
 
 class Prices:
-    """The cost of a sub-model on an example, and the memory that training it takes."""
+    """The cost of a sub-model on an example and the memory of training it, each counted once for each sub-model."""
 
     def __init__(self, layout: ModelLayout, lengths: Lengths, training: TrainingSettings) -> None:
         self._layout = layout
@@ -62,7 +62,7 @@ class Prices:
 
 
 class Limits:
-    """What clients' devices can do: called with a client and a sub-model, whether it fits and is ready in time."""
+    """Called with a client and a sub-model: whether the client's device can hold it, and train it in time."""
 
     def __init__(self, fleet: Fleet, prices: Prices, partition: Partition, training: TrainingSettings) -> None:
         self._fleet = fleet
@@ -74,7 +74,7 @@ class Limits:
         return self.holds(client, selection) and self.seconds(client, selection) <= self._fleet.deadline_s
 
     def holds(self, client: int, selection: Selection) -> bool:
-        """Whether training the sub-model fits into the memory of the client's device."""
+        """Whether the memory of the client's device suffices for training the sub-model."""
         return self._prices.training_bytes(selection) <= self._fleet.of(client).memory_bytes
 
     def seconds(self, client: int, selection: Selection) -> float:

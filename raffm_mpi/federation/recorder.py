@@ -1,4 +1,4 @@
-"""What rank 0 writes down of a run: the rows of the log, and a line for people."""
+"""What rank 0 records of a run: the rows of the log, and what the displays show."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ from raffm_mpi.messages import say
 from raffm_mpi.recovery.checkpoint import Checkpoint
 from raffm_mpi.recovery.disk import Disk
 
-_NOT_LOGGED = ("done", "trained", "weight", "problem")  # of a report, in the clients table
-
-
-# What a client's device may have kept it from, in a sentence.
+_NOT_LOGGED = ("done", "trained", "weight", "problem")  # fields of a report that the clients table does not have
+# Why a client's device gave no update; each continues "client 3 is …".
 _FATES = {
     "unable": "unable to hold its sub-model, or to have it ready in time",
     "gone": "gone before it was ready",
@@ -35,7 +33,7 @@ _FATES = {
 
 
 class Display(Protocol):
-    """Where a person sees the run go on."""
+    """Something that shows a person how the run goes on."""
 
     def round_done(self, row: Mapping[str, Any]) -> None:
         """A round was committed; ``row`` is its row of the rounds table."""
@@ -57,21 +55,21 @@ class Clock:
     commit_s: float = 0.0
     round_s: float = 0.0
     predicted_s: np.ndarray = field(default_factory=lambda: np.zeros(1))  # [num_groups]
-    groups: Sequence[int] = ()  # the living, when the round ended
+    groups: Sequence[int] = ()  # those alive when the round ended
     num_recoveries: int = 0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Ranks that died, and what was dealt to whom when the first of them was found dead."""
+    """Ranks that died, and which group had which client when the first of them was found dead."""
 
-    dealt: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # the group of each of the cohort
+    dealt: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # [cohort], the group of each client
     ranks: tuple[int, ...] = ()
     start: float = field(default_factory=time.perf_counter)
 
 
 class Recorder:
-    """Turns rounds and evaluations into rows; a round's rows are committed together."""
+    """Writes a row of the log for each round, client, group and evaluation; a round's rows are committed together."""
 
     def __init__(
         self,
@@ -86,43 +84,46 @@ class Recorder:
         self.log = log
         self.displays = displays
         self.disk = disk
-        self.hosts = hosts  # of each rank
+        self.hosts = hosts  # the host of each rank
         self.committed_round = next_round - 1
-        self.evaluated_round = max(next_round - 2, -1)  # the last whose evaluation is in the log
+        self.evaluated_round = max(next_round - 2, -1)  # the last round whose evaluation is in the log
         self.last_problem = "none"  # why the last client was dropped
         self._submodels = {tuple(sizes): number for number, sizes in enumerate(log.submodels.tolist())}
-        for selection in experiment.ladder():  # these come first: sub-model 0 is the full one
+        for selection in experiment.ladder():  # logged first, so that sub-model 0 is the full model
             self._submodel(0, selection)
 
-    def round(self, round: Round, reports: np.ndarray, clock: Clock, exchange_bytes: int) -> None:
+    def round(self, current: Round, reports: np.ndarray, clock: Clock, exchange_bytes: int) -> None:
         """Log a committed round from its groups' reports."""
-        clients = self._client_rows(round, reports)
+        clients = self._client_rows(current, reports)
         self.log.append("clients", **clients)
-        self._log_problems(round, reports)
-        self.log.append("groups", **self._group_rows(round, reports, clock))
-        row = self._round_row(round, clients, clock) | {"exchange_bytes": exchange_bytes}
+        self._log_problems(current, reports)
+        self.log.append("groups", **self._group_rows(current, reports, clock))
+        row = self._round_row(current, clients, clock) | {"exchange_bytes": exchange_bytes}
         self.log.append("rounds", **row)
         self.commit()
-        self.committed_round = round.plan.round
+        self.committed_round = current.plan.round
         for display in self.displays:
             display.round_done(row)
 
     def commit(self) -> None:
-        """Make what was logged last."""
+        """Write what was logged to the disk."""
         self.disk.write(self.log.commit)
 
-    def repeat(self, round: Round, tally: Tally, min_trained: int) -> None:
+    def repeat(self, current: Round, tally: Tally, min_trained: int) -> None:
         """Log a round that is repeated with another cohort."""
-        self._log_problems(round, tally.reports)
+        self._log_problems(current, tally.reports)
         self.event(
-            round.plan.round,
+            current.plan.round,
             "repeated",
             f"{len(tally.trained)} of {len(tally.reports)} clients gave an update, fewer than federation.min_trained "
             f"{min_trained}: repeated with another cohort",
         )
 
     def recovery(self, number: int, failure: Failure, still_open: np.ndarray) -> None:
-        """Log that the run goes on without ranks that died; ``still_open`` are the clients to be trained yet."""
+        """Log that the run goes on without ranks that died.
+
+        ``still_open`` are the positions in the cohort of the clients that are not trained yet.
+        """
         seconds = time.perf_counter() - failure.start
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         for rank in failure.ranks:
@@ -135,7 +136,7 @@ class Recorder:
             self.event(number, "recovery", message, rank=rank)
 
     def event(self, number: int, kind: str, message: str, rank: int = -1, client: int = -1) -> None:
-        """Log what else happened."""
+        """Log an event; -1 stands for no rank and no client."""
         self.log.append("events", round=number, client=client, rank=rank, kind=kind, message=message)
 
     def checkpoint(self, checkpoint: Checkpoint, seconds: float) -> None:
@@ -149,7 +150,7 @@ class Recorder:
         )
 
     def evaluation(self, number: int, selection: Selection, role: str, predictions: np.ndarray, seconds: float) -> None:
-        """Log what a sub-model's predictions after a round are worth; they are :func:`evaluation.evaluate`'s."""
+        """Log the scores of a sub-model on a split after a round, from predictions of :func:`evaluation.evaluate`."""
         experiment, split = self.experiment, self.experiment.split(role)
         self.evaluated_round = number
         main, *_ = experiment.metrics
@@ -169,7 +170,7 @@ class Recorder:
             display.evaluated({**row, "metric": main, "metrics": scores}, selection == FULL)
 
     def client_scores(self, number: int, selection: Selection, predictions: np.ndarray) -> None:
-        """Log what predictions on the test split are worth to each client, on its share of it."""
+        """Log the score of each client on its share of the test split, and their mean, worst and best tenth."""
         experiment, split = self.experiment, self.experiment.split("test")
         main, *_ = experiment.metrics
         scores = score_clients(experiment.info.task, (main,), predictions, split, experiment.owners)
@@ -195,18 +196,18 @@ class Recorder:
             score=values,
         )
 
-    def _client_rows(self, round: Round, reports: np.ndarray) -> dict[str, np.ndarray]:
-        plan, experiment, virtual = round.plan, self.experiment, round.virtual
-        bytes_down, bytes_up = experiment.traffic(round.selections)
-        flops, status = round.flops, np.where(reports["trained"], "trained", "dropped").astype("U8")
+    def _client_rows(self, current: Round, reports: np.ndarray) -> dict[str, np.ndarray]:
+        plan, experiment, virtual = current.plan, self.experiment, current.virtual
+        bytes_down, bytes_up = experiment.traffic(current.selections)
+        flops, status = current.flops, np.where(reports["trained"], "trained", "dropped").astype("U8")
         if virtual:
             bytes_down, bytes_up, flops = virtual.bytes_down, virtual.bytes_up, virtual.flops
             status[plan.away] = virtual.status[plan.away]
         return {
             "round": np.full(len(reports), plan.round),
             "client": plan.cohort,
-            "submodel": np.array([self._submodel(plan.round, selection) for selection in round.selections]),
-            "parameters": np.array([experiment.prices(selection).parameters for selection in round.selections]),
+            "submodel": np.array([self._submodel(plan.round, selection) for selection in current.selections]),
+            "parameters": np.array([experiment.prices(selection).parameters for selection in current.selections]),
             "train_flops": flops,
             "num_examples": experiment.partition.sizes[plan.cohort],
             "bytes_down": bytes_down,
@@ -215,27 +216,29 @@ class Recorder:
             **_virtual_columns(virtual, len(reports)),
         } | {name: reports[name] for name in CLIENT_REPORT.names or () if name not in _NOT_LOGGED}
 
-    def _log_problems(self, round: Round, reports: np.ndarray) -> None:
-        if round.virtual and len(round.plan.away):
-            last = round.plan.away[-1]
-            fate = _FATES[str(round.virtual.status[last])]
-            self.last_problem = f"client {round.plan.cohort[last]} is {fate}"
+    def _log_problems(self, current: Round, reports: np.ndarray) -> None:
+        if current.virtual and len(current.plan.away):
+            last = current.plan.away[-1]
+            fate = _FATES[str(current.virtual.status[last])]
+            self.last_problem = f"client {current.plan.cohort[last]} is {fate}"
         for position in np.flatnonzero(reports["problem"] != b""):
             kind = "retried" if reports["trained"][position] else "dropped"
             message = reports["problem"][position].decode(errors="ignore")
-            client, rank = int(round.plan.cohort[position]), self._rank_of(reports["group"][position])
-            self.event(round.plan.round, kind, message, rank, client)
+            client, rank = int(current.plan.cohort[position]), self._rank_of(reports["group"][position])
+            self.event(current.plan.round, kind, message, rank, client)
             self.last_problem = f"client {client}: {message}" if kind == "dropped" else self.last_problem
 
-    def _group_rows(self, round: Round, reports: np.ndarray, clock: Clock) -> dict[str, np.ndarray]:
+    def _group_rows(self, current: Round, reports: np.ndarray, clock: Clock) -> dict[str, np.ndarray]:
         reports = reports[reports["group"] != NOBODY]
-        count = max(len(self.hosts), 1 + int(reports["group"].max(initial=0)))  # a stopped run may have had more groups
+        # A run that goes on may have had more groups before it stopped.
+        count = max(len(self.hosts), 1 + int(reports["group"].max(initial=0)))
         predicted_s = np.zeros(count)
         predicted_s[: len(clock.predicted_s)] = clock.predicted_s
-        groups = np.union1d(reports["group"], clock.groups).astype(int)  # those that died have given what they trained
+        # The groups that are alive, and those that died after they handed over what they had trained.
+        groups = np.union1d(reports["group"], clock.groups).astype(int)
         actual_s = _group_seconds(reports, count)[groups]
         return {
-            "round": np.full(len(groups), round.plan.round),
+            "round": np.full(len(groups), current.plan.round),
             "group": groups,
             "rank": np.array([self._rank_of(group) for group in groups]),
             "num_clients": np.bincount(reports["group"], minlength=count)[groups],
@@ -245,28 +248,31 @@ class Recorder:
         }
 
     def _rank_of(self, group: int) -> int:
-        """The rank of a group: the server's own has the last number; -1 for one that only an earlier start had."""
+        """The rank of a group; -1 for a group that only an earlier start of the run had.
+
+        Group g is rank g + 1; the server's own group has the last number.
+        """
         return (int(group) + 1) % len(self.hosts) if group < len(self.hosts) else -1
 
-    def _round_row(self, round: Round, clients: dict[str, np.ndarray], clock: Clock) -> dict[str, Any]:
+    def _round_row(self, current: Round, clients: dict[str, np.ndarray], clock: Clock) -> dict[str, Any]:
         trained = clients["status"] == "trained"
         examples = clients["num_examples"][trained]
         losses = clients["mean_loss"][trained]
         return {
-            "round": round.plan.round,
-            "attempt": round.plan.attempt,
+            "round": current.plan.round,
+            "attempt": current.plan.attempt,
             "num_clients": len(trained),
             "num_trained": int(trained.sum()),
             "num_dropped": int((~trained).sum()),
             "num_recoveries": clock.num_recoveries,
             "num_examples": int(examples.sum()),
-            "learning_rate": learning_rate(self.experiment.settings.training, round.plan.round),
+            "learning_rate": learning_rate(self.experiment.settings.training, current.plan.round),
             "train_loss": float(np.average(losses, weights=examples)) if len(examples) else float("nan"),
-            "envelope_parameters": sum(int(np.prod(shape)) for shape in round.layout.shapes.values()),
+            "envelope_parameters": sum(int(np.prod(shape)) for shape in current.layout.shapes.values()),
             "bytes_down": int(clients["bytes_down"].sum()),
             "bytes_up": int(clients["bytes_up"].sum()),
-            "virtual_start_s": round.virtual.start_s if round.virtual else float("nan"),
-            "virtual_round_s": round.virtual.seconds if round.virtual else float("nan"),
+            "virtual_start_s": current.virtual.start_s if current.virtual else float("nan"),
+            "virtual_round_s": current.virtual.seconds if current.virtual else float("nan"),
             "energy_j": float(clients["energy_j"].sum()),
             "predicted_s": float(clock.predicted_s.max()),
             "broadcast_s": clock.broadcast_s,
@@ -296,7 +302,7 @@ class Recorder:
 
 
 def _virtual_columns(virtual: VirtualRound | None, num_clients: int) -> dict[str, np.ndarray]:
-    """What the virtual clock says of each client; not a number, and no device, where there are none."""
+    """Device, seconds and energy of each client by the virtual clock; NaN and NO_DEVICE without devices."""
     names = ("download_s", "train_s", "upload_s", "wait_s")
     if virtual is None:
         none = np.full(num_clients, np.nan)

@@ -20,6 +20,7 @@ from raffm_mpi.federation.logbook import claim, close_log, log_start, open_event
 from raffm_mpi.federation.recorder import Display, Recorder
 from raffm_mpi.federation.server import Server, dismiss
 from raffm_mpi.federation.state import RunState
+from raffm_mpi.files import nearest_existing, write_text
 from raffm_mpi.learning.model import save_model, sha256
 from raffm_mpi.log import RunLog, tensorboard
 from raffm_mpi.messages import say
@@ -105,7 +106,7 @@ def _serve(
             disk.write(lambda: claim(output))
         events = disk.write(lambda: open_events(settings, start))
         log = disk.write(lambda: open_log(experiment, transport, start, found, [(h, device) for h, device, _ in ranks]))
-        disk.write(lambda: (output / "config.yaml").write_text(settings.to_yaml(), encoding="utf-8"))
+        disk.write(lambda: write_text(output / "config.yaml", settings.to_yaml()))
     except Interruption:
         dismiss(transport)
         raise
@@ -160,8 +161,7 @@ def _check_output(output: Path, overwrite: bool, resume: bool) -> None:
             raise UserMistake(
                 f"output: folder '{output}' exists; add --resume to go on with its run or --overwrite to replace it"
             )
-        nearest = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-        with tempfile.TemporaryFile(dir=nearest):
+        with tempfile.TemporaryFile(dir=nearest_existing(output)):
             pass
     except OSError as error:
         raise UserMistake(f"output: folder '{output}' cannot be written: {error.strerror}") from None

@@ -8,20 +8,19 @@ from typing import Any
 
 import numpy as np
 
-_FLOPS_PER_S = 1e10  # the first guess of a group's speed, before it has been measured
-_BASE_S = 0.01  # the first guess of a client's fixed cost
-_LEARNED = ("flops_per_s", "base_s", "measured")
+_FLOPS_PER_S = 1e10  # a group's speed until it has been measured
+_BASE_S = 0.01  # a client's fixed cost until it has been measured
 _MEMORY = 0.5  # weight of the newest measurement
 
 
 @dataclass
 class Schedule:
-    """Predicts seconds from FLOPs, deals clients to groups, and learns each group's speed from what it measured."""
+    """Predicts seconds from FLOPs, deals clients to groups, and learns each group's speed from its measurements."""
 
     num_groups: int
     flops_per_s: np.ndarray = field(init=False)  # [num_groups]
     base_s: np.ndarray = field(init=False)  # [num_groups], a client's fixed cost
-    measured: np.ndarray = field(init=False)  # [num_groups], whether anything was
+    measured: np.ndarray = field(init=False)  # bool [num_groups], whether a group has been measured yet
 
     def __post_init__(self) -> None:
         self.flops_per_s = np.full(self.num_groups, _FLOPS_PER_S)
@@ -29,11 +28,10 @@ class Schedule:
         self.measured = np.zeros(self.num_groups, bool)
 
     def assign(self, flops: np.ndarray, living: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Deal clients of the given FLOPs to the living groups, all if left out.
+        """Deal clients of the given FLOPs to the living groups, to all groups if left out.
 
-        Returns each client's group and each group's predicted seconds.
-
-        The costliest client goes first, each to the group that would finish it earliest (Graham, 1969).
+        The costliest client goes first; each goes to the group that would finish it earliest (Graham, 1969). Returns
+        the group of each client, int64 [clients], and the predicted seconds of each group, float64 [num_groups].
         """
         groups = np.zeros(len(flops), np.int64)
         everybody = np.arange(self.num_groups)
@@ -47,16 +45,17 @@ class Schedule:
 
     def state(self) -> dict[str, Any]:
         """What was learned, as JSON takes it."""
-        return {name: getattr(self, name).tolist() for name in _LEARNED}
+        learned = {"flops_per_s": self.flops_per_s, "base_s": self.base_s, "measured": self.measured}
+        return {name: values.tolist() for name, values in learned.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state` returned, if it was of as many groups: it shows in no result."""
+        """Take over what :meth:`state` returned, if it had as many groups; results do not depend on it."""
         if len(state.get("measured", ())) == self.num_groups:
-            for name in _LEARNED:
-                setattr(self, name, np.array(state[name]))
+            self.flops_per_s, self.base_s = np.array(state["flops_per_s"]), np.array(state["base_s"])
+            self.measured = np.array(state["measured"])
 
     def correct(self, group: int, flops: float, train_s: float, num_clients: int, overhead_s: float) -> None:
-        """Learn from what a group measured: FLOPs and seconds of its training steps, and the rest."""
+        """Learn a group's speed from the FLOPs and seconds of its steps, its fixed cost from the remaining seconds."""
         if num_clients == 0 or train_s <= 0:
             return
         weight = _MEMORY if self.measured[group] else 1.0

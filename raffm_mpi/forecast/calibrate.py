@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +30,13 @@ from raffm_mpi.exchange.transport import Transport
 from raffm_mpi.federation.client_group import ClientGroup
 from raffm_mpi.federation.experiment import Experiment, Look, import_ahead, set_up
 from raffm_mpi.federation.plan import NOBODY, Action, Plan, Round, cohort
+from raffm_mpi.files import nearest_existing
 from raffm_mpi.forecast.calibration import Calibration, ExchangeSpeeds
 from raffm_mpi.forecast.needs import chunks_in_turn, depth
 from raffm_mpi.learning.evaluation import evaluate
 from raffm_mpi.learning.training import num_steps
 from raffm_mpi.recovery import checkpoint as checkpoints
+from raffm_mpi.versions import versions
 
 _TRAINING_S = 20.0  # that each group is to train for, about
 _MOST_CLIENTS = 12  # of one group
@@ -43,7 +44,6 @@ _MOST_IN_COHORT = 1000  # for the server's part
 _EVALUATION_S = 4.0
 _REPEATS = 5
 _MEASURED_BYTES = (1 << 20, 1 << 28)  # least and most of a transfer that is timed
-_LIBRARIES = ("torch", "transformers", "numpy", "mpi4py")
 
 
 def calibrate(settings: Settings, transport: Transport, looked: Look | None) -> Calibration | None:
@@ -79,7 +79,7 @@ def calibrate(settings: Settings, transport: Transport, looked: Look | None) -> 
         update_bytes_per_s=update_bytes_per_s,
         checkpoint_bytes_per_s=model_bytes / bench.checkpoint_s(),
         exchange=exchange,
-        versions={"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+        versions=versions(),
         **bench.server(),
     )
 
@@ -240,9 +240,7 @@ class _Bench:
 
     def checkpoint_s(self) -> float:
         """Seconds of writing a checkpoint to the disk of the output folder."""
-        output = Path(self.experiment.settings.output).absolute()
-        nearest = next(folder for folder in (output, *output.parents) if folder.is_dir())
-        with tempfile.TemporaryDirectory(dir=nearest) as folder:
+        with tempfile.TemporaryDirectory(dir=nearest_existing(Path(self.experiment.settings.output))) as folder:
             parts = {checkpoints.MODEL: self.model.tensors}
             return _median_s(lambda: checkpoints.save(Path(folder), 0, parts, {}, 1), 3)
 

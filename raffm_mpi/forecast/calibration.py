@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +10,8 @@ from pydantic import Field, ValidationError
 
 from raffm_mpi.config import PositiveInt, Seconds, SettingsGroup
 from raffm_mpi.devices import DEVICE_NUMBERS, Profile
-from raffm_mpi.errors import UserMistake
+from raffm_mpi.errors import UserMistake, reason
+from raffm_mpi.files import write_text
 
 Rate = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -57,8 +57,7 @@ class Calibration(SettingsGroup):
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserMistake(f"calibration '{path}' cannot be read: {reason}") from None
+            raise UserMistake(f"calibration '{path}' cannot be read: {reason(error)}") from None
         except yaml.YAMLError as error:
             raise UserMistake(f"calibration '{path}' is not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
@@ -81,13 +80,10 @@ class Calibration(SettingsGroup):
     def write(self, path: Path) -> None:
         """Write the file whole or not at all; raises UserMistake where it cannot be written."""
         text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        temporary = path.with_name(f".{path.name}.new")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(f"# Measured by raffm-mpi calibrate; see docs/scaling.md.\n{text}", encoding="utf-8")
-            os.replace(temporary, path)
+            write_text(path, f"# Measured by raffm-mpi calibrate; see docs/scaling.md.\n{text}")
         except OSError as error:
-            raise UserMistake(f"calibration '{path}' cannot be written: {error.strerror}") from None
+            raise UserMistake(f"calibration '{path}' cannot be written: {reason(error)}") from None
 
 
 def _sentence(item: Any) -> str:

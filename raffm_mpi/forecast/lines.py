@@ -1,4 +1,4 @@
-"""A prediction as lines for people, each with its arithmetic."""
+"""A prediction as lines for people; each line shows its arithmetic."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from raffm_mpi.forecast.needs import (
     depth,
 )
 from raffm_mpi.forecast.sketch import Sketch
+from raffm_mpi.messages import quantity
 
 _NOT_MEASURED = "not measured: calibrate under mpirun, one rank for the server and one for each group of a node"
 
 
 def lines(sketch: Sketch, prediction: Prediction, calibration: Calibration | None) -> Iterator[str]:
-    """The whole plan, one line a fact."""
+    """The whole plan, a line for each fact."""
     cluster, volumes = prediction.cluster, prediction.volumes
     yield (
         f"{cluster.num_nodes:,} nodes x {cluster.groups_per_node} groups = {cluster.num_groups:,} client groups, and "
@@ -41,7 +42,7 @@ def lines(sketch: Sketch, prediction: Prediction, calibration: Calibration | Non
 
 
 def remarks(sketch: Sketch, cluster: Cluster, calibration: Calibration | None) -> Iterator[str]:
-    """What was assumed, and where the calibration is of something else."""
+    """What was assumed, and where the calibration measured something else than what is planned."""
     yield from sketch.assumed
     if calibration is None:
         return
@@ -127,9 +128,12 @@ def _communication(
         return
     ranks, latency_s = cluster.num_ranks, exchange.latency_s
     yield f"  communication {_mean(phase.communication_s for phase in phases):.4g}, among {ranks:,} ranks"
-    for name, rate in (("broadcast", exchange.broadcast_bytes_per_s), ("reduce", exchange.reduce_bytes_per_s)):
-        seconds = _mean(getattr(phase, f"{name}_s") for phase in phases)
-        num_bytes = _mean(getattr(volume, f"{name}_bytes") for volume in volumes)
+    down = _mean(phase.broadcast_s or 0.0 for phase in phases), _mean(volume.broadcast_bytes for volume in volumes)
+    up = _mean(phase.reduce_s or 0.0 for phase in phases), _mean(volume.reduce_bytes for volume in volumes)
+    for name, (seconds, num_bytes), rate in (
+        ("broadcast", down, exchange.broadcast_bytes_per_s),
+        ("reduce", up, exchange.reduce_bytes_per_s),
+    ):
         yield (
             f"    {name:<13} {seconds:.4g} = {depth(ranks)} levels x ({_bytes(num_bytes)} / {_bytes(rate)}/s"
             f" + {chunks_in_turn(round(num_bytes)):,} x {latency_s:.2g} s)"
@@ -143,7 +147,7 @@ def _run(prediction: Prediction, duration: Duration) -> Iterator[str]:
     yield f"  rounds        {duration.rounds_s:.4g} = {prediction.num_rounds:,} x {each_s:.4g}"
     yield f"  evaluations   {duration.between_s:.4g} between rounds"
     yield f"  the end       {duration.final_s:.4g}: the last checkpoint and evaluation"
-    yield f"node-hours: {nodes * hours:.4g} = {nodes:,} nodes x {hours:.4g} h"
+    yield f"node-hours: {prediction.node_hours:.4g} = {nodes:,} nodes x {hours:.4g} h"
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -151,13 +155,4 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _bytes(number: float) -> str:
-    """Bytes in the unit that suits them: ``1.23 GB``.
-
-    >>> _bytes(999), _bytes(343_233_000), _bytes(1.2e13)
-    ('999 B', '343 MB', '12 TB')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 999.5:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"
+    return quantity(number, "B")

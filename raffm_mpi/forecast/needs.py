@@ -1,4 +1,4 @@
-"""The prediction: the first rounds of a run, derived by the functions that the run itself uses, and what they cost."""
+"""Predict what a run needs: derive its first rounds by the functions that the run itself uses, and count their cost."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from raffm_mpi.forecast.sketch import Sketch
 from raffm_mpi.tasks.metrics import WIDTHS
 
 _SUM_BYTES = 8  # of an entry of the exact sums, int64
-_MOST_ROUNDS = 10  # that are derived; a longer run is taken to repeat them
-_MOST_CLIENTS = 2000  # in those, so that a plan takes seconds; one round is derived at least
+_MOST_ROUNDS = 10  # at most so many rounds are derived; a longer run is assumed to repeat them
+_MOST_CLIENTS = 2000  # at most so many clients are in these rounds, so that a plan takes seconds; one round always is
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where a run is to go: a client group on each GPU (or share of a node), and the server on the first node."""
+    """The nodes of a run: a client group on each GPU (or share of a node), and the server on the first node."""
 
     num_nodes: int
     groups_per_node: int
@@ -51,7 +51,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Volume:
-    """What one round moves and computes; bytes of MPI are of one rank, as the log's ``exchange_bytes``."""
+    """What one round moves and computes; bytes of MPI are those of one rank, as the log's ``exchange_bytes``."""
 
     num_clients: int
     parameters: int  # of the envelope
@@ -66,17 +66,17 @@ class Volume:
 
     @property
     def broadcast_bytes(self) -> int:
-        """From rank 0."""
+        """Bytes that rank 0 broadcasts."""
         return self.plan_bytes + self.envelope_bytes
 
     @property
     def reduce_bytes(self) -> int:
-        """To rank 0."""
+        """Bytes that are reduced to rank 0."""
         return self.sums_bytes + self.reports_bytes
 
     @property
     def exchange_bytes(self) -> int:
-        """Both."""
+        """Bytes that are broadcast and reduced."""
         return self.broadcast_bytes + self.reduce_bytes
 
 
@@ -84,24 +84,24 @@ class Volume:
 class Memory:
     """Bytes of a group and of the server, at their peaks.
 
-    On a GPU a group holds the envelope, the exact sums, and the training of its largest sub-model; on the host the
-    model it began with, and the envelope and the sums as they travel. On a CPU both are one memory, and nothing is held
-    twice. Prepared examples are mapped: the ranks of a node share them. The server holds the model it began with, the
-    global model, the envelope, the sums, and while it reorders two more copies of the model. What is frozen and never
-    travels is held once on each rank, and on the GPU beside.
+    A group on a GPU holds there the envelope, the exact sums, and the training of its largest sub-model. On its host it
+    holds the initial model, and the envelope and the sums as they travel. On a CPU both are one memory, and nothing is
+    held twice. Prepared examples are memory-mapped, and the ranks of a node share them. The server holds the initial
+    model, the global model, the envelope and the sums, and two more copies of the model while it reorders. Frozen
+    parameters never travel; each rank holds them once, and its GPU once more.
     """
 
-    model_bytes: int  # of what travels
+    model_bytes: int  # of the parameters that travel
     envelope_bytes: int
     sums_bytes: int
     training_bytes: int
     process_bytes: int  # 0 without a calibration
     on_gpu: bool
-    fixed_bytes: int = 0  # of what does not
+    fixed_bytes: int = 0  # of the frozen parameters
 
     @property
     def is_packed(self) -> bool:
-        """Whether the server copies the envelope out of the model; the whole model is sent as it lies."""
+        """Whether the server copies the envelope out of the model; a whole model is sent without a copy."""
         return self.envelope_bytes < self.model_bytes
 
     @property
@@ -131,7 +131,7 @@ class Phases:
     broadcast_s: float | None
     reduce_s: float | None
     server_s: float  # deriving the round on every rank, packing, dividing the sums, reordering
-    aside_s: float = 0.0  # checkpoint and evaluation beside the training
+    aside_s: float = 0.0  # the server's checkpoint and evaluation while the groups train
 
     @property
     def communication_s(self) -> float:
@@ -146,12 +146,12 @@ class Phases:
 
 @dataclass(frozen=True)
 class Duration:
-    """Seconds of a run; its set-up is not among them."""
+    """Seconds of a run without its set-up."""
 
     phases: tuple[Phases, ...]  # of the first rounds
     checkpoint_s: float
     evaluation_s: float  # of one evaluation between rounds
-    by_groups: bool  # the groups evaluate, between rounds; else the server does, while they train
+    by_groups: bool  # whether the groups evaluate, between rounds; else the server does, while they train
     rounds_s: float  # all rounds
     between_s: float  # evaluations between rounds
     final_s: float  # the last checkpoint and evaluation
@@ -185,32 +185,32 @@ def predict(sketch: Sketch, cluster: Cluster, calibration: Calibration | None = 
     rounds = [derive_round(sketch, 0)]
     affordable = max(1, _MOST_CLIENTS // len(rounds[0].selections))
     rounds += [derive_round(sketch, number) for number in range(1, min(num_rounds, _MOST_ROUNDS, affordable))]
-    volumes = tuple(volume(round) for round in rounds)
+    volumes = tuple(volume(derived) for derived in rounds)
     memory = _memory(sketch, rounds, volumes, calibration)
     duration = _duration(sketch, cluster, calibration, rounds, volumes) if calibration else None
     return Prediction(cluster, num_rounds, volumes, memory, duration)
 
 
 def derive_round(sketch: Sketch, number: int) -> Round:
-    """A round as the server samples it and every rank derives it, dealt to nobody yet."""
+    """A round as the server samples it and every rank derives it, before its clients are dealt to groups."""
     drawn = cohort(sketch.outline.settings, sketch.outline.partition.num_clients, number)
     return Round.derive(Plan(Action.TRAIN, number, drawn, np.full(len(drawn), NOBODY)), sketch.outline)
 
 
-def volume(round: Round) -> Volume:
+def volume(current: Round) -> Volume:
     """What a round moves and computes."""
-    entries = num_entries(round.layout)
+    entries = num_entries(current.layout)
     return Volume(
-        num_clients=len(round.plan.cohort),
-        parameters=sum(math.prod(shape) for shape in round.layout.shapes.values()),
+        num_clients=len(current.plan.cohort),
+        parameters=sum(math.prod(shape) for shape in current.layout.shapes.values()),
         entries=entries,
-        is_packed=bool(round.envelope),
-        plan_bytes=round.plan.num_bytes,
+        is_packed=bool(current.envelope),
+        plan_bytes=current.plan.num_bytes,
         envelope_bytes=FLOAT32_BYTES * entries,
-        sums_bytes=_SUM_BYTES * num_entries(round.sums),
-        reports_bytes=CLIENT_REPORT.itemsize * len(round.plan.cohort),
-        clients_bytes=int(round.experiment.traffic(round.selections)[0].sum()),
-        flops=round.flops,
+        sums_bytes=_SUM_BYTES * num_entries(current.sums),
+        reports_bytes=CLIENT_REPORT.itemsize * len(current.plan.cohort),
+        clients_bytes=int(current.experiment.traffic(current.selections)[0].sum()),
+        flops=current.flops,
     )
 
 
@@ -218,8 +218,8 @@ def transfer_s(num_bytes: int, num_ranks: int, latency_s: float, bytes_per_s: fl
     """Seconds of one broadcast or reduce among so many ranks.
 
     Transfers go in C chunks of 4 MiB, four under way, each through a binomial tree of depth D = ceil(log2 ranks)
-    (Thakur, Rabenseifner and Gropp, 2005): ``D * (latency * C / 4 + bytes / bandwidth)``. An MPI that pipelines chunks
-    along a chain comes nearer to bytes / bandwidth, so that this is the slower of the usual cases.
+    (Thakur, Rabenseifner and Gropp, 2005): ``D * (latency * C / 4 + bytes / bandwidth)``. An MPI library that pipelines
+    chunks along a chain is faster, with a time nearer to bytes / bandwidth.
 
     >>> round(transfer_s(2**30, 1001, 1e-6, 2**30), 5)  # ten levels of a second each, and of 64 latencies
     10.00064
@@ -233,7 +233,7 @@ def depth(num_ranks: int) -> int:
 
 
 def chunks_in_turn(num_bytes: int) -> int:
-    """How many of a transfer's chunks wait for one before them."""
+    """How many chunks of a transfer follow each other, with :data:`CHUNKS_UNDER_WAY` at a time."""
     return math.ceil(math.ceil(num_bytes / CHUNK_BYTES) / CHUNKS_UNDER_WAY)
 
 
@@ -246,7 +246,7 @@ def makespan_s(volume: Volume, num_groups: int, calibration: Calibration) -> flo
 
 
 def base_s(volume: Volume, calibration: Calibration) -> float:
-    """A client's mean cost beside its steps: what is fixed, and what grows with its sub-model."""
+    """Mean seconds of a client beside its steps: a fixed part, and a part that grows with its sub-model."""
     return calibration.base_s + volume.clients_bytes / volume.num_clients / calibration.update_bytes_per_s
 
 
@@ -254,7 +254,7 @@ def _memory(
     sketch: Sketch, rounds: Sequence[Round], volumes: Sequence[Volume], calibration: Calibration | None
 ) -> Memory:
     outline = sketch.outline
-    held = (selection for round in rounds for selection in round.selections)
+    held = (selection for derived in rounds for selection in derived.selections)
     sent_bytes = FLOAT32_BYTES * num_entries(outline.aggregator.sent)
     wants_gpu = outline.settings.compute.device != "cpu"
     largest = max(volumes, key=lambda volume: volume.entries)
@@ -309,7 +309,7 @@ def _duration(
 
 
 def phases_of(volume: Volume, cluster: Cluster, calibration: Calibration) -> Phases:
-    """Seconds of one round's phases, without what is done beside it."""
+    """Seconds of one round's phases, without checkpoint and evaluation."""
     exchange, ranks = calibration.exchange, cluster.num_ranks
     broadcast_s = reduce_s = None
     if exchange is not None:
@@ -324,7 +324,10 @@ def phases_of(volume: Volume, cluster: Cluster, calibration: Calibration) -> Pha
 
 
 def _groups_evaluate(sketch: Sketch, cluster: Cluster, calibration: Calibration) -> bool:
-    """What the run will decide on the first node, where the server is: the groups take its GPUs first."""
+    """Whether the run will let the groups evaluate, as its rank 0 decides on the first node.
+
+    A node has a GPU for each of its groups, so that the server shares the first.
+    """
     cores = ",".join(str(core) for core in range(calibration.cores))
     numbers = [0, *range(cluster.groups_per_node)]
     devices = ["cpu" if calibration.device == "cpu" else f"cuda:{number}" for number in numbers]

@@ -1,4 +1,4 @@
-"""A run as far as it is known without preparing an example or building a weight."""
+"""A run as far as it is known before an example is prepared or a weight is built."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raffm_mpi.federation.prices import Prices
 
 @dataclass(frozen=True)
 class Sketch:
-    """An outline, the rows of each split, the bytes of the prepared data, and what had to be assumed."""
+    """The outline of a run, the rows of its splits, the bytes of its prepared data, and what was assumed."""
 
     outline: Outline
     num_rows: Mapping[str, int]  # by role: train, validation, test
@@ -38,8 +38,8 @@ class _Shares:
 def sketch(settings: Settings) -> Sketch:
     """The run that the settings describe, on torch's meta device; raises UserMistake as :func:`experiment.look`.
 
-    Who holds how many examples is exact where the data set is prepared already; else equal shares are assumed, and
-    texts of full length.
+    The clients' shares and the lengths of texts are exact where the data set is prepared already. Otherwise equal
+    shares and texts of full length are assumed.
     """
     looked = look(settings)
     layout = outlined(settings, looked.config, looked.info)
@@ -53,9 +53,10 @@ def sketch(settings: Settings) -> Sketch:
 
 def _prepared(settings: Settings, info: data.DataInfo, folder: Path) -> _Shares:
     examples = data.open_data(folder)
-    splits = {role: getattr(examples, role) for role in ("train", "validation", "test")}
+    splits = {"train": examples.train, "validation": examples.validation, "test": examples.test}
     num_rows = {role: len(split) for role, split in splits.items() if split is not None}
-    files = [path for place in (folder, folder.parent) for path in place.glob("*.npy")]  # examples lie in the one above
+    # A folder with a held-out split holds numbers of examples; the examples are in the folder above.
+    files = [path for place in (folder, folder.parent) for path in place.glob("*.npy")]
     num_bytes = sum(path.stat().st_size for path in files)
     return _Shares(deal(settings, info, examples), lengths_of(examples.train), num_rows, num_bytes)
 
@@ -83,6 +84,6 @@ def _assumed(settings: Settings, info: data.DataInfo) -> _Shares:
 
 
 def _equal_shares(num_examples: int, num_clients: int) -> data.Partition:
-    """Shares of equal sizes, give or take one; which examples they hold is not said."""
+    """Shares whose sizes differ by one at most; which examples they hold is left open."""
     offsets = np.arange(num_clients + 1) * num_examples // num_clients
     return data.Partition(np.broadcast_to(np.int64(0), (num_examples,)), offsets)

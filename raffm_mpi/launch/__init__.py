@@ -7,7 +7,7 @@
 from importlib import import_module
 from typing import Any
 
-# Imported when first asked for (PEP 562): mpirun starts agent.py once a node, which needs none of jobs.py.
+# Imported at first use (PEP 562): mpirun starts agent.py on each node, which needs nothing of jobs.py.
 _LAZY = ("RunResult", "launch")
 
 

@@ -1,7 +1,7 @@
 """How mpirun reaches another node of a Slurm job: ``python -m raffm_mpi.launch.agent HOST WORDS…`` runs them there.
 
-mpirun takes it for ssh. A signal that Slurm sends to all steps of the job, as submitit does, would kill mpirun's daemon
-on the other node; here it is ignored, and reaches the ranks by the way that they stop on.
+mpirun calls it as it would call ssh. Slurm and submitit send signals to all steps of a job, which would kill mpirun's
+daemon on the other node. Here these signals are ignored; the ranks get them from the supervisor, through mpirun.
 """
 
 from __future__ import annotations

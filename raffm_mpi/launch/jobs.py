@@ -13,13 +13,12 @@ import submitit
 from submitit.helpers import Checkpointable, DelayedSubmission
 
 from raffm_mpi.config import load_settings
-from raffm_mpi.errors import UserMistake
+from raffm_mpi.errors import UserMistake, sentence
 from raffm_mpi.exchange.interruptions import RESUMABLE
 from raffm_mpi.launch.launchers import Command, Place, check_launcher, command, hosts_of_job, raffm_mpi
 from raffm_mpi.launch.supervise import DONE, Supervisor, requeue
 from raffm_mpi.launch.sweep import Point, expand, write_table
 from raffm_mpi.log import GLOBAL_MODEL, open_run
-from raffm_mpi.log.reader import sentence
 
 FOLDER = "jobs"  # in the output folder of a run or a sweep: scripts, logs and results of its jobs
 _SIGNAL_S = 120  # before the end of its allocation a job is asked to stop

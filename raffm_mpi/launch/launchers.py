@@ -21,22 +21,23 @@ from raffm_mpi.exchange.transport import DETECTOR
 Launcher = Literal["mpirun", "srun"]
 
 _TIMEOUT_S = 60.0
-# Of Slurm's variables, those of the job: those of a step would tell the ranks' launcher that the step is all it has.
+# Variables of the whole Slurm job are passed on to the launcher. Those of the step that this process runs in are not:
+# they would confine the launcher to that step.
 _OF_THE_JOB = ("SLURM_JOB_", "SLURM_CONF", "SLURM_CLUSTER_NAME", "SLURM_ARRAY_", "SLURM_RESTART_COUNT")
 _OF_A_STEP = ("SLURM_", "SRUN_", "PMI_", "PMIX_", "OMPI_COMM_WORLD", "OMPI_UNIVERSE")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where ranks go: so many client groups on each host, the server beside those of the first, threads for each."""
+    """Where ranks go: client groups on each host, the server beside them on the first, and threads of each rank."""
 
-    hosts: tuple[str, ...] = ()  # none: this machine, without Slurm
+    hosts: tuple[str, ...] = ()  # empty: this machine, without Slurm
     groups_per_node: int = 1
     threads: int = 1
 
     @property
     def ranks_of_hosts(self) -> list[int]:
-        """Ranks on each host; the first has the server, too."""
+        """The number of ranks on each host; the first host has the server too."""
         return [self.groups_per_node + (index == 0) for index in range(max(1, len(self.hosts)))]
 
     @property
@@ -47,7 +48,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Command:
-    """What to run, and in which environment."""
+    """The words of a command, and its environment."""
 
     words: tuple[str, ...]
     environment: Mapping[str, str]
@@ -57,7 +58,7 @@ class Command:
 
 
 def hosts_of_job() -> tuple[str, ...]:
-    """The hosts of the Slurm job that this process belongs to, none without one."""
+    """The hosts of the Slurm job of this process; empty without a job."""
     nodes = os.environ.get("SLURM_JOB_NODELIST")
     if not nodes:
         return ()
@@ -105,7 +106,7 @@ def _mpirun(place: Place) -> tuple[list[str], dict[str, str]]:
         if len(place.hosts) > 1:
             raise UserMistake("launcher 'mpirun' is not Open MPI 5, which starts ranks on several nodes; take 'srun'")
         return ["-n", str(place.num_ranks)], {}
-    # A dead rank is survived; more ranks than slots are wanted, since rank 0 mostly sleeps.
+    # ULFM survives dead ranks. There may be more ranks than slots, since rank 0 mostly sleeps.
     options = ["--with-ft", "ulfm", "-n", str(place.num_ranks)]
     if place.ranks_of_hosts[0] * place.threads <= _cpus():
         options += ["--map-by", f"slot:PE={place.threads}:HWTCPUS:OVERSUBSCRIBE", "--bind-to", "hwthread"]
@@ -121,7 +122,7 @@ def _mpirun(place: Place) -> tuple[list[str], dict[str, str]]:
 
 
 def _srun(place: Place) -> tuple[list[str], dict[str, str]]:
-    # One dead rank ends the step at once, so that the next start can resume.
+    # A dead rank ends the step at once, so that the supervisor can resume the run.
     options = [
         "--mpi=pmix",
         "--kill-on-bad-exit=1",
@@ -132,7 +133,7 @@ def _srun(place: Place) -> tuple[list[str], dict[str, str]]:
     options += [f"--nodes={len(place.hosts)}", f"--ntasks={place.num_ranks}"]
     if len(place.hosts) == 1:
         return options, {}
-    # The first host has one task more than the others, which only a list with a line a task can say.
+    # The first host has one task more than the others. srun takes that only from a file with a line for each task.
     lines = [host for host, ranks in zip(place.hosts, place.ranks_of_hosts, strict=True) for _ in range(ranks)]
     with tempfile.NamedTemporaryFile("w", prefix="raffm_mpi_hosts_", delete=False) as file:
         file.write("\n".join(lines) + "\n")
@@ -143,7 +144,7 @@ _LAUNCHERS: dict[str, Callable[[Place], tuple[list[str], dict[str, str]]]] = {"m
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment without what Slurm and MPI say of the step that it is in."""
+    """The environment of this process without the variables of its Slurm step and of MPI."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -165,6 +166,6 @@ def _is_open_mpi_5() -> bool:
 
 
 def clean_up(command: Command) -> None:
-    """Delete what :func:`command` has left on disk."""
+    """Delete the host file of a command, if :func:`command` wrote one."""
     if "SLURM_HOSTFILE" in command.environment:
         Path(command.environment["SLURM_HOSTFILE"]).unlink(missing_ok=True)

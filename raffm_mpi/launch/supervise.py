@@ -1,6 +1,6 @@
-"""A run started and watched until it is finished: started again where it died or hung, stopped in time where it must.
+"""Start a run and watch it until it is finished: start it again when it dies, stop it in time when it must end.
 
-What became of a run is read from its log and not from the exit status of mpirun, which is 0 where ranks died.
+Whether a run has finished is read from its log: mpirun's exit status is 0 even where ranks died.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
-from raffm_mpi.exchange.interruptions import FAILED, RESUMABLE
+from raffm_mpi.errors import UserMistake
+from raffm_mpi.exchange.interruptions import FAILED, RESUMABLE, catch_stop_signals
 from raffm_mpi.launch.launchers import Command, clean_up
 from raffm_mpi.log import open_run
 from raffm_mpi.log.schema import log_file
-from raffm_mpi.messages import MET, say
+from raffm_mpi.messages import MET, said, say
 
-DONE, MISTAKE = 0, 2  # exit statuses, beside FAILED and RESUMABLE
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-_FRUITLESS = 3  # starts in a row that committed no round, before another allocation must help
+DONE = 0  # the exit status of a finished run
+_FRUITLESS = 3  # after so many starts in a row that committed no round, another allocation must help
 _TAIL_LINES = 40
 _POLL_S = 0.05
-_TO_END_S = 10.0  # that a launcher has to end its ranks
+_TO_END_S = 10.0  # the time that a launcher has to end its ranks
 
 
 class Supervisor:
-    """Starts a run, again and again where it dies; ``make_command`` gives the command of each start.
+    """Starts a run, and starts it again when it dies; ``make_command`` gives the command of each start.
 
-    A start whose ranks have not met after ``start_timeout_s`` is ended: MPI loses a message or a daemon at times.
+    A start whose ranks have not met after ``start_timeout_s`` seconds is ended: MPI sometimes loses a message or a
+    daemon.
     """
 
     def __init__(self, make_command: Callable[[], Command], output: str | Path, start_timeout_s: float) -> None:
@@ -50,12 +50,15 @@ class Supervisor:
 
     @property
     def complaints(self) -> list[str]:
-        """What the run said last on standard error, each line once: its own sentences, or whatever came where none."""
-        own = [line.removeprefix("raffm-mpi: ") for line in self._tail if line.startswith("raffm-mpi: ")]
+        """The last lines of the run's standard error, each once: only its own sentences where there are any."""
+        own = [sentence for line in self._tail if (sentence := said(line)) is not None]
         return list(dict.fromkeys(own or self._tail))
 
     def run(self) -> int:
-        """Run to the end; returns DONE, MISTAKE, FAILED, or RESUMABLE where another job should go on."""
+        """Run to the end.
+
+        Returns an exit status: DONE, FAILED, UserMistake's, or RESUMABLE where another job should go on.
+        """
         fruitless = 0
         while True:
             _, before = _progress(self._output)
@@ -65,7 +68,7 @@ class Supervisor:
                 return DONE
             if self._is_stopping or (status == RESUMABLE and reached == "interrupted"):
                 return RESUMABLE
-            if status in (FAILED, MISTAKE) or reached == "failed":
+            if status in (FAILED, UserMistake.exit_status) or reached == "failed":
                 return status or FAILED
             fruitless = 0 if num_rounds > before else fruitless + 1
             if fruitless == _FRUITLESS:
@@ -79,19 +82,14 @@ class Supervisor:
         self._wait()
 
     def ask_to_stop(self) -> None:
-        """Ask the run to stop at its next client: SIGUSR1 is what both launchers hand on to the ranks."""
+        """Ask the run to stop at its next client, by SIGUSR1, which both launchers pass on to the ranks."""
         self._is_stopping = True
         if self._is_running and self._process is not None:
             self._process.send_signal(signal.SIGUSR1)
 
     def catch_signals(self) -> None:
-        """From now on a signal to this process stops the run; the run is in a session of its own and sees none."""
-
-        def ask(_number: int, _frame: FrameType | None) -> None:
-            self.ask_to_stop()
-
-        for number in SIGNALS:
-            signal.signal(number, ask)
+        """From now on a signal to this process stops the run, whose own session gets no signal from the terminal."""
+        catch_stop_signals(lambda _number: self.ask_to_stop())
 
     def _start(self) -> int:
         """One start of the run, to its end; returns its exit status."""
@@ -102,7 +100,7 @@ class Supervisor:
         )
         self._is_running, self._has_met, self._was_ended = True, False, False
         self._meet_by = time.monotonic() + self._start_timeout_s
-        # Waiting in a thread holds no lock that a signal handler in this one would need.
+        # A thread waits for the process, so that the main thread holds no lock that a signal handler needs.
         threading.Thread(target=self._follow, args=(self._process,), daemon=True).start()
         if self._is_stopping:
             self.ask_to_stop()
@@ -141,7 +139,7 @@ class Supervisor:
 
 
 def requeue(max_requeues: int) -> bool:
-    """Put this Slurm job back into the queue, unless it was ``max_requeues`` times; returns whether that was asked."""
+    """Put this Slurm job back into the queue, at most ``max_requeues`` times; returns whether Slurm took it."""
     job, count = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if job is None or count >= max_requeues:
         return False
@@ -150,7 +148,7 @@ def requeue(max_requeues: int) -> bool:
 
 
 def _progress(output: Path) -> tuple[str, int]:
-    """How far the log says that the run has come, empty without a log, and the rounds that it has committed."""
+    """The status and the number of committed rounds that the log gives; an empty status without a log."""
     if not log_file(output).exists():
         return "", 0
     with open_run(output) as run:

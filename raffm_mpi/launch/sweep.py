@@ -1,4 +1,4 @@
-"""Many runs of one command line: overrides with several values, each combination a point with a folder of its own."""
+"""Sweeps: overrides with several values; each combination of values is a run with a folder of its own."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raffm_mpi.errors import UserMistake
+from raffm_mpi.files import replacing
 
-TABLE = "sweep.csv"  # in the sweep's folder: a line a point, its folder and its values
+TABLE = "sweep.csv"  # in the sweep's folder: a line for each point with its folder and its values
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep: its overrides, and of those the ones that differ from point to point."""
+    """One run of a sweep: its overrides, and those of them that differ between points."""
 
     overrides: tuple[str, ...]
     varied: tuple[str, ...] = ()
@@ -76,9 +77,8 @@ def expand(overrides: Sequence[str]) -> list[Point]:
 
 def write_table(folder: Path, points: Sequence[Point]) -> Path:
     """Write which point is in which folder, to be read by ``pandas.read_csv``."""
-    folder.mkdir(parents=True, exist_ok=True)
     keys = [override.partition("=")[0] for override in points[0].varied]
-    with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
+    with replacing(folder / TABLE) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["run", *keys])
         for point in points:

@@ -1,7 +1,8 @@
-"""The log of a run, ``run.h5``: its schema, the writer of rank 0 and the reader of everybody else (docs/log.md)."""
+"""The log of a run, ``run.h5``: its schema, the writer for rank 0, and the reader for everything else (docs/log.md)."""
 
 from raffm_mpi.log.check import check_log
 from raffm_mpi.log.file import LogNotWritten
+from raffm_mpi.log.flat import flat
 from raffm_mpi.log.reader import Run, open_run, records
 from raffm_mpi.log.schema import GLOBAL_MODEL, LOWER_IS_BETTER, NO_DEVICE
 from raffm_mpi.log.writer import RunLog
@@ -14,6 +15,7 @@ __all__ = [
     "Run",
     "RunLog",
     "check_log",
+    "flat",
     "open_run",
     "records",
 ]

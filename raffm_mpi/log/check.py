@@ -1,4 +1,4 @@
-"""Whether a log is what was written and agrees with itself: one sentence for each thing that is wrong."""
+"""Check that a log holds what was written and agrees with itself: a sentence for each flaw."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from raffm_mpi.errors import UserMistake
+from raffm_mpi.errors import UserMistake, sentence
 from raffm_mpi.log.commit import Commit, Rows, checksum
-from raffm_mpi.log.reader import LOG_ERRORS, Run, open_run, sentence
+from raffm_mpi.log.reader import LOG_ERRORS, Run, open_run
 from raffm_mpi.log.schema import CLIENTS, TABLES
 
 Array = np.ndarray[Any, Any]
-KEYS = {  # no two rows of a table are alike in these
+KEYS = {  # columns that tell the rows of a table apart
     "clients": ("round", "client"),
     "groups": ("round", "group"),
     "evaluation": ("round", "submodel", "split"),
@@ -24,13 +24,13 @@ KEYS = {  # no two rows of a table are alike in these
     "personal": ("round", "submodel"),
     "client_scores": ("round", "submodel", "client"),
 }
-NUM_NAMED = 5  # of the rounds, clients, … that a sentence lists
+NUM_NAMED = 5  # a sentence lists at most so many rounds, clients, …
 
 
 def check_log(path: str | Path) -> list[str]:
-    """What is wrong with a run's log, one sentence each; of a log that is well, nothing.
+    """A sentence for each flaw of a run's log; empty where there is none.
 
-    Rows are held against the checksums of their commits, tables against each other. Never raises for a damaged file.
+    Rows are compared with the checksums of their commits, and tables with each other. A damaged file raises nothing.
     """
     try:
         run = open_run(path)
@@ -43,13 +43,13 @@ def check_log(path: str | Path) -> list[str]:
                 wrong += check(run)
             except LOG_ERRORS as error:
                 wrong.append(sentence(error))
-    return list(dict.fromkeys(wrong))  # several checks may meet the same unreadable column
+    return list(dict.fromkeys(wrong))  # several checks may read the same damaged column
 
 
 def broken_commits(run: Run, records: Array) -> list[int]:
-    """Positions of the records whose checksum is not that of the rows they show, given the record before.
+    """Positions of the records whose checksum is not that of the record before and the rows that they show.
 
-    UserMistake where rows cannot be read.
+    Raises UserMistake where rows cannot be read.
     """
     rows = {name: run.rows(name) for name in TABLES}
     broken, before = [], Commit.of_record(np.zeros_like(records[0])) if len(records) else None
@@ -63,7 +63,7 @@ def broken_commits(run: Run, records: Array) -> list[int]:
 
 
 def _shown(rows: Rows, before: Commit, commit: Commit) -> Rows:
-    """The rows that a commit shows and the one before it did not."""
+    """The rows that a commit shows first."""
     spans = {name: slice(before.num_rows[name], commit.num_rows[name]) for name in TABLES}
     grown = [name for name, span in spans.items() if span.stop > span.start]
     return {name: {column: values[spans[name]] for column, values in rows[name].items()} for name in grown}
@@ -73,7 +73,7 @@ def _commits(run: Run) -> Iterator[str]:
     records = run.commits
     torn = np.flatnonzero(records[:, -1] != np.arange(1, len(records) + 1))
     if len(torn) == 1 and torn[0] == len(records) - 1 and records[-1, -1] == 0 and run.status == "running":
-        records, torn = records[:-1], torn[:0]  # as a kill leaves it
+        records, torn = records[:-1], torn[:0]  # a killed writer leaves its last record incomplete
     if len(torn):
         yield f"the records of commits {_some(torn + 1)} are incomplete"
     if (np.diff(records[:, : len(TABLES)], axis=0, prepend=0) < 0).any():
@@ -97,14 +97,14 @@ def _rounds(run: Run) -> Iterator[str]:
 
 
 def _dealt(groups: Mapping[str, np.ndarray], clients: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds and numbers of the clients that groups trained, and of those that nobody did."""
+    """Rounds and numbers of the clients that groups had, and of those that no group had."""
     alone = clients["round"][clients["group"] < 0]
     numbers = np.concatenate([groups["num_clients"], np.ones(len(alone), np.int64)])
     return np.concatenate([groups["round"], alone]), numbers
 
 
 def _per_round(run: Run) -> Iterator[str]:
-    """What the rows of a round in other tables say of its row in ``rounds``."""
+    """The row of a round in ``rounds`` agrees with its rows in other tables."""
     rounds, clients, groups = run.rows("rounds"), run.rows("clients"), run.rows("groups")
     statuses = {status: clients["status"] == code for code, status in enumerate(CLIENTS.column("status").members)}
     said = [
@@ -137,7 +137,7 @@ def _per_round(run: Run) -> Iterator[str]:
 
 
 def _numbering(run: Run) -> Iterator[str]:
-    """Clients and sub-models are numbered from 0 on; the partition comes before the first round."""
+    """Clients and sub-models are numbered from 0 on without a gap."""
     for table, column in (("partition", "client"), ("submodels", "submodel")):
         numbers = run.values(table, column)
         if not np.array_equal(numbers, np.arange(len(numbers))):
@@ -145,7 +145,7 @@ def _numbering(run: Run) -> Iterator[str]:
 
 
 def _references(run: Run) -> Iterator[str]:
-    """Rows name clients and sub-models that there are."""
+    """Every client and sub-model that a row names has a row of its own."""
     for column, home in (("client", "partition"), ("submodel", "submodels")):
         known = run.values(home, column)
         for table in TABLES.values():

@@ -1,7 +1,7 @@
-"""The HDF5 file behind the log: made whole, grown commit by commit, and let go of when the disk fails.
+"""The HDF5 file of the log: created whole, extended by each commit, and abandoned when the disk fails.
 
-A failed write leaves HDF5 with changes that it can neither write nor forget: closing fails, and the process crashes at
-exit (HDF5 2.0). So a file is let go of after its first failure, and nothing is asked of it again.
+After a failed write HDF5 keeps changes that it can neither write nor forget: closing the file fails, and the process
+crashes at exit (HDF5 2.0). So a file is abandoned after its first failure (:meth:`LogFile.let_go`) and not used again.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ import h5py
 import numpy as np
 
 from raffm_mpi import __version__
+from raffm_mpi.errors import reason
+from raffm_mpi.files import replacing
 from raffm_mpi.log.commit import COLUMNS, NO_COMMIT, Commit, Rows
-from raffm_mpi.log.reader import HDF5_ERRORS, LOG_ERRORS, sentence
+from raffm_mpi.log.flat import flat
+from raffm_mpi.log.reader import HDF5_ERRORS, LOG_ERRORS
 from raffm_mpi.log.schema import FORMAT, SCHEMA_VERSION, STATUSES, TABLES, Column, Table
 
-# HDF5 1.10 is the oldest that knows single writer, multiple readers: whatever reads 1.10 reads the log.
+# HDF5 1.10 is the oldest release with one writer and many readers (SWMR); every program that reads 1.10 reads the log.
 LIBVER = ("v110", "v110")
 CHUNK_VALUES = 1 << 18
 
@@ -33,13 +36,12 @@ class LogNotWritten(OSError):
 
 @contextmanager
 def disk_failures(path: Path) -> Iterator[None]:
-    """Make one LogNotWritten of whatever h5py and the reader raise where the disk fails."""
+    """Turn every error that h5py and the reader raise when the disk fails into LogNotWritten."""
     try:
         yield
     except LOG_ERRORS as error:
-        cause = re.search("error message = '(.*?)'", str(error))  # of the system, within HDF5's own
-        named = cause[1] if cause else getattr(error, "strerror", None) or sentence(error)
-        raise LogNotWritten(f"'{path}' cannot be written: {named}") from None
+        cause = re.search("error message = '(.*?)'", str(error))  # HDF5 quotes the system's message within its own
+        raise LogNotWritten(f"'{path}' cannot be written: {cause[1] if cause else reason(error)}") from None
 
 
 class LogFile:
@@ -47,7 +49,7 @@ class LogFile:
 
     def __init__(self, file: h5py.File) -> None:
         self._file = file
-        # All stay open: HDF5 writes a dataset's rows when it is closed, and h5py then drops the error.
+        # Datasets stay open: HDF5 writes rows when a dataset is closed, and h5py drops an error that comes then.
         self._datasets: dict[tuple[str, str], h5py.Dataset] = {}
         self._commits: h5py.Dataset = None
 
@@ -55,28 +57,26 @@ class LogFile:
     def create(
         cls, path: Path, attributes: Mapping[str, Any], labels: Mapping[str, Sequence[str]], locking: bool, rows: Rows
     ) -> tuple[LogFile, Commit]:
-        """A new file with its first commit, ready to be followed; it takes the place of ``path`` when it is whole."""
-        new = Path(f"{path}.new")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # "best-effort" takes locks where the file system has them; readers and the writer need none after this.
-        log = cls(h5py.File(new, "w", libver=LIBVER, locking="best-effort" if locking else False))
+        """A new file with its first commit, which readers may follow; it replaces ``path`` once it is whole."""
+        log = None
         try:
-            log._lay_out(attributes, labels)
-            log._file.swmr_mode = True
-            commit = log.commit(NO_COMMIT, rows)
-            log.sync()
-            os.replace(new, path)
+            with replacing(path) as new:
+                # "best-effort": locked where the file system has locks.
+                log = cls(h5py.File(new, "w", libver=LIBVER, locking="best-effort" if locking else False))
+                log._lay_out(attributes, labels)
+                log._file.swmr_mode = True
+                commit = log.commit(NO_COMMIT, rows)
+                log.sync()
         except BaseException:
-            log.let_go()
-            with suppress(OSError):
-                new.unlink()
+            if log is not None:
+                log.let_go()
             raise
         return log, commit
 
     def commit(self, last: Commit, rows: Rows) -> Commit:
-        """Write rows after those of the ``last`` commit and show them; return the commit that does.
+        """Write rows after those of the ``last`` commit, then the commit that shows them; returns it.
 
-        Where it fails or is interrupted the ``last`` commit stays in force, and the same call may come again.
+        Where this fails or is interrupted, the ``last`` commit stays in force and the same call may be repeated.
         """
         for table, columns in rows.items():
             for name, values in columns.items():
@@ -88,17 +88,17 @@ class LogFile:
         return commit
 
     def sync(self) -> None:
-        """Return when the machine may die without loss."""
+        """Return when everything written is on the disk."""
         os.fsync(self._file.id.get_vfd_handle())
 
     def check_place(self, path: Path) -> None:
-        """Raise OSError where ``path`` is no longer this file: it was deleted or replaced, or its disk is lost."""
+        """Raise OSError where ``path`` is not this file any more: deleted, replaced, or on a lost disk."""
         if not os.path.samestat(os.stat(path), os.fstat(self._file.id.get_vfd_handle())):
             raise OSError("another file has taken its place")
 
     def close(self, status: str, final_model_sha256: str) -> None:
-        """Set the status and close."""
-        # Writing over an attribute of fixed size is allowed while others read; adding one is not.
+        """Set the status and the final model's SHA-256, and close."""
+        # While others read, HDF5 allows changing an attribute of fixed size, but not adding one.
         self._file.attrs.modify("final_model_sha256", np.bytes_(final_model_sha256))
         self._file.attrs.modify("status", np.bytes_(status))
         self._file.flush()
@@ -106,7 +106,7 @@ class LogFile:
         self._file.close()
 
     def let_go(self) -> None:
-        """Close without another byte for the disk: what HDF5 still wants to write goes into memory and is dropped.
+        """Close without writing to the disk: HDF5's pending writes go to a copy in memory, which is dropped.
 
         The file stays as a kill would leave it.
         """
@@ -115,16 +115,21 @@ class LogFile:
             stand_in = _stand_in(handle)
             os.dup2(stand_in, handle)
             os.close(stand_in)
-        for step in (self._file.flush, self._file.flush, self._file.close):  # the first may report the failure again
+        for step in (
+            self._file.flush,
+            self._file.flush,
+            self._file.close,
+        ):  # the first flush may raise the old error again
             with suppress(*HDF5_ERRORS):
                 step()
 
     def _lay_out(self, attributes: Mapping[str, Any], labels: Mapping[str, Sequence[str]]) -> None:
-        """Make every attribute and dataset that the log will ever have."""
+        """Create every attribute and dataset; none can be added while others read."""
         file = self._file
         own = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "software": FORMAT, "software_version": __version__}
-        for name, value in _flat({**attributes, **own}):
-            file.attrs[name] = value
+        for name, value in flat({**attributes, **own}):
+            if value is not None and value != {}:
+                file.attrs[name] = value
         file.attrs.create("status", np.bytes_(STATUSES[0]), dtype=h5py.string_dtype("utf-8", max(map(len, STATUSES))))
         file.attrs.create("final_model_sha256", np.bytes_(""), dtype=h5py.string_dtype("utf-8", 64))
         for table in TABLES.values():
@@ -143,12 +148,12 @@ class LogFile:
 
 
 def _stand_in(handle: int) -> int:
-    """A copy of an open file in memory, for HDF5 to write to and for readers in this process, who share its handle."""
+    """A descriptor of a copy in memory of an open file; HDF5 writes to it, and readers of this process read it."""
     memory = os.memfd_create("abandoned")
     try:
         with open(handle, "rb", closefd=False) as disk, open(memory, "wb", closefd=False) as copy:
             shutil.copyfileobj(disk, copy)
-    except OSError:  # it cannot be read either: then no read may succeed, as HDF5 tries zeros again for ever
+    except OSError:  # every read must fail then: given zeros, HDF5 would read again for ever
         os.close(memory)
         memory = os.open(os.devnull, os.O_WRONLY)
     return memory
@@ -176,19 +181,10 @@ def _new_dataset(group: h5py.Group, table: Table, column: Column, labels: Sequen
 
 
 def _put(dataset: h5py.Dataset, start: int, values: np.ndarray[Any, Any]) -> None:
-    """Write rows from ``start`` on; by h5py's lower interface, in a third of the time of ``dataset[a:b] =``."""
+    """Write rows from ``start`` on, by h5py's low-level interface: a third of the time of ``dataset[a:b] = …``."""
     dataset.id.set_extent((start + len(values), *values.shape[1:]))
     if values.size:
         space = dataset.id.get_space()
         space.select_hyperslab((start, 0)[: values.ndim], values.shape)
         memory = h5py.h5s.create_simple(values.shape)
         dataset.id.write(memory, space, np.ascontiguousarray(values), dataset.id.get_type())
-
-
-def _flat(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Attributes with a dict as one attribute a key (versions.python), and those that are None left out."""
-    for name, value in attributes.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name}.{key}", inner) for key, inner in value.items())
-        elif value is not None:
-            yield name, value

@@ -1,4 +1,4 @@
-"""The reader: every committed round of a run that is finished, under way, or was killed."""
+"""The reader: every committed round of a run that has finished, goes on, or was killed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 import yaml
 
-from raffm_mpi.errors import UserMistake
+from raffm_mpi.errors import UserMistake, sentence
 from raffm_mpi.log.commit import NO_COMMIT, Commit
+from raffm_mpi.log.flat import flat
 from raffm_mpi.log.schema import FORMAT, SCHEMA_VERSION, TABLES, log_file
 
 if TYPE_CHECKING:
@@ -26,14 +27,14 @@ LOG_ERRORS = (*HDF5_ERRORS, UserMistake)  # what h5py and this reader raise on a
 
 
 class Run:
-    """One log as it was committed when it was opened; tables are pandas DataFrames, read when first asked for.
+    """A log as of the last commit before it was opened; tables are pandas DataFrames, read at first use.
 
-    To follow a run, open it again: opening takes milliseconds. Use as a context manager, or call :meth:`close`.
+    To follow a run, open it again; that takes milliseconds. Use it as a context manager, or call :meth:`close`.
     """
 
     def __init__(self, path: Path, file: h5py.File, commits: np.ndarray[Any, Any]) -> None:
         self.path = path
-        self.commits = commits  # [commits, len(commit.COLUMNS)], complete or not
+        self.commits = commits  # int64 [commits, len(commit.COLUMNS)]; the last may be incomplete
         self.num_rows = _last(commits).num_rows
         self._file = file
 
@@ -44,7 +45,7 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Close the file; tables that were read stay."""
+        """Close the file; tables that were read stay usable."""
         self._file.close()
 
     @cached_property
@@ -61,9 +62,14 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The resolved settings of the run."""
+        """The resolved settings of the run, as its groups nest them."""
         config: dict[str, Any] = yaml.safe_load(self.attributes["config"])
         return config
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings of the run by their dotted names, such as ``training.learning_rate``."""
+        return dict(flat(self.config))
 
     @property
     def status(self) -> str:
@@ -72,7 +78,7 @@ class Run:
 
     @property
     def main_metric(self) -> str:
-        """What a score of the evaluation is."""
+        """The metric that ``score`` of the evaluation table holds."""
         return str(self.attributes["metrics"][0])
 
     @cached_property
@@ -127,7 +133,7 @@ class Run:
 
     @cached_property
     def events(self) -> pd.DataFrame:
-        """What else happened, in order."""
+        """One row an event, in order."""
         return self._table("events")
 
     @cached_property
@@ -225,23 +231,25 @@ def _open_file(path: Path) -> h5py.File:
 
 
 def _open_hdf5(path: Path, being_written: bool) -> h5py.File:
-    """Open for reading as h5py.File does, but with an end to HDF5's patience.
+    """Open for reading as h5py.File does, but give up on broken metadata after :data:`READ_ATTEMPTS`.
 
-    By default a SWMR reader reads broken metadata 100 times, with a sleep that doubles from 1 ns: it hangs forever.
-    h5py has no setting for it, so HDF5 is called itself, where it can be found.
+    By default HDF5 reads broken metadata 100 times under SWMR, with a sleep that doubles from 1 ns, and so never ends.
+    h5py has no setting for that, so HDF5's own function is called, where the library has it.
     """
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     set_attempts = getattr(ctypes.CDLL(h5py.h5p.__file__), "H5Pset_metadata_read_attempts", None)
     if set_attempts:
         set_attempts(ctypes.c_int64(access.id), ctypes.c_uint(READ_ATTEMPTS))
     flags = h5py.h5f.ACC_RDONLY | (h5py.h5f.ACC_SWMR_READ if being_written else 0)
-    access.set_file_locking(False, True)  # a reader needs no lock, and so is in nobody's way
+    access.set_file_locking(False, True)  # a reader needs no lock, and a lock could stop the writer
     try:
         return h5py.File(h5py.h5f.open(os.fsencode(path), flags, access))
     except OSError as error:
         if "locking flag values don't match" not in str(error):
             raise
-    access.set_file_locking(True, True)  # this very process has it open with locks, and HDF5 wants all alike
+    access.set_file_locking(
+        True, True
+    )  # this process has the file open with locks, and HDF5 wants the same everywhere in a process
     return h5py.File(h5py.h5f.open(os.fsencode(path), flags, access))
 
 
@@ -282,8 +290,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8")
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-
-
-def sentence(error: BaseException) -> str:
-    """What an error says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__

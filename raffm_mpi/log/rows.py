@@ -1,4 +1,4 @@
-"""Rows as the schema stores them: checked when they are appended, so that writing them can only fail on the disk."""
+"""Rows as the schema stores them, checked when they are appended: writing them can then fail only at the disk."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from raffm_mpi.log.schema import Column, Table
 def encode_rows(
     table: Table, columns: Mapping[str, Any], labels: Mapping[str, Sequence[str]]
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Copies of arrays, sequences and scalars as stored, all of one length; a scalar stands for every row.
+    """The stored form of a table's columns, each an array, a sequence, or a scalar that stands for every row.
 
-    ``labels`` gives the second axis of 2-D columns. AssertionError where the schema does not allow the values.
+    ``labels`` names the second axis of 2-D columns. Returns copies of one length. AssertionError where the schema does
+    not allow the values.
     """
     names = [column.name for column in table.columns]
     assert sorted(columns) == sorted(names), f"{table.name} takes {names}, got {list(columns)}"
@@ -28,7 +29,7 @@ def encode_rows(
 
 
 def _encode(table: str, column: Column, value: Any) -> np.ndarray[Any, Any]:
-    """A value or a sequence of them as the column stores it, checked to lose nothing but a text's end."""
+    """A value or a sequence as the column stores it; an assertion holds that only the end of a text is lost."""
     where = f"{table}.{column.name}"
     array: np.ndarray[Any, Any]
     if column.members:
@@ -48,5 +49,5 @@ def _encode(table: str, column: Column, value: Any) -> np.ndarray[Any, Any]:
 
 
 def cut(text: str, num_bytes: int) -> bytes:
-    """UTF-8 of at most so many bytes, cut between characters."""
+    """The text in UTF-8, cut between characters to at most so many bytes."""
     return text.encode("utf-8", "replace")[:num_bytes].decode("utf-8", "ignore").encode("utf-8")

@@ -1,4 +1,4 @@
-"""What a log holds, said once: writer, reader and docs/log.md go by these tables."""
+"""The tables of a log, from which the writer, the reader and docs/log.md are made."""
 
 from __future__ import annotations
 

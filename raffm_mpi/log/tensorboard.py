@@ -1,4 +1,4 @@
-"""The numbers of a run as TensorBoard's event files: of a log that is there, or row by row as a run goes on."""
+"""The numbers of a run as TensorBoard's event files, from its log or row by row while it goes on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NUMBERS = tuple(column.name for column in ROUNDS.columns if column.name != "rou
 
 
 def check_installed() -> None:
-    """Raise UserMistake if TensorBoard is not there."""
+    """Raise UserMistake where TensorBoard is not installed."""
     try:
         import tensorboard  # noqa: F401
     except ImportError:
@@ -31,21 +31,21 @@ def check_installed() -> None:
 class EventWriter:
     """Writes rows of the tables ``rounds``, ``evaluation`` and ``metrics`` as scalars; a step is a round.
 
-    Tags are ``rounds/COLUMN`` and ``SPLIT/METRIC``, with ``/submodel N`` behind it where it is not the full model's.
-    Wall times are those of the rounds, from the run's start, so that the same log gives the same events.
+    Tags are ``rounds/COLUMN`` and ``SPLIT/METRIC``, followed by ``/submodel N`` for every sub-model but the full model.
+    Wall times are sums of the rounds' seconds from the start of the run, so that the same log gives the same events.
     """
 
     def __init__(self, folder: Path, date: str, config: str) -> None:
         check_installed()
         from torch.utils.tensorboard import SummaryWriter
 
-        shutil.rmtree(folder, ignore_errors=True)  # what an earlier start wrote is in the log and is written again
+        shutil.rmtree(folder, ignore_errors=True)  # an earlier start's rows are written again from the log
         self._writer = SummaryWriter(str(folder), max_queue=1000)
         self._time_s = datetime.fromisoformat(date).timestamp()
         self._writer.add_text("config", f"```\n{config}\n```", 0, self._time_s)
 
     def round_done(self, row: Mapping[str, Any]) -> None:
-        """Write a row of ``rounds``; numbers that are not known are left out."""
+        """Write a row of ``rounds``, without the numbers that are NaN."""
         self._time_s += float(row["round_s"])
         for name in _NUMBERS:
             self._add(f"rounds/{name}", float(row[name]), int(row["round"]))
@@ -59,7 +59,7 @@ class EventWriter:
         self._writer.flush()
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write what is still in memory, and close."""
         self._writer.close()
 
     def _add(self, tag: str, value: float, step: int) -> None:
@@ -68,9 +68,9 @@ class EventWriter:
 
 
 def export(run: Run, folder: Path, num_rounds: int | None = None) -> EventWriter:
-    """Write the events of a log, or of its first rounds; the writer is open for more.
+    """Write the events of a log, or of its first ``num_rounds`` rounds; the writer stays open for more.
 
-    With ``num_rounds``, evaluations of the last of them are left out: a run that goes on there takes them again.
+    With ``num_rounds`` the evaluations after the last of these rounds are left out: the resumed run repeats them.
     """
     writer = EventWriter(folder, str(run.attributes["date"]), str(run.attributes["config"]))
     keys = ["round", "submodel", "split"]

@@ -1,4 +1,4 @@
-"""The writer: rank 0 alone appends rows and commits rounds, so that a kill at any moment leaves whole rounds."""
+"""The writer: rank 0 appends rows and commits whole rounds, so that a kill at any moment leaves only whole rounds."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from raffm_mpi.log.schema import EVENTS, STATUSES, TABLES, log_file
 
 GIVEN_BY_CALLER = ("versions", "commit", "hosts", "num_ranks", "command", "task", "metrics")
 FOLLOWING = ("evaluation", "metrics", "personal", "client_scores", "checkpoints")  # written after their round
-LASTING = ("warning", "recovery", "resumed", "interrupted")  # events that a resumed log keeps, whatever their round
+LASTING = ("warning", "recovery", "resumed", "interrupted")  # events that a resumed log keeps, even of later rounds
 
 Columns = dict[str, np.ndarray[Any, Any]]
 Ranks = Sequence[tuple[int, str, str, str]]
 
 
 class RunLog:
-    """The log of a run under way; rows wait in memory until they are committed, a round's until its ``rounds`` row is.
+    """The log of a run that goes on. Rows wait in memory for a commit; those of a round wait for its ``rounds`` row.
 
-    Where the disk is full or lost :meth:`commit` and :meth:`finish` raise LogNotWritten and may be called again:
-    the log is then made anew from what was committed and what waits. ``submodels`` are the sizes of the sub-models
-    that a resumed log kept, [submodels, dimensions], by identifier.
+    Where the disk is full or lost, :meth:`commit` and :meth:`finish` raise LogNotWritten and may be called again: the
+    log is then written anew from the committed rows and those that wait. ``submodels`` are the sizes of the sub-models
+    that a resumed log kept, int32 [submodels, dimensions], in the order of their numbers.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class RunLog:
         ranks: Ranks,
         file_locking: bool = True,
     ) -> RunLog:
-        """Start the log of a run at ``path`` (its folder or ``run.h5`` in it), ready to be followed.
+        """Create the log of a run at ``path`` (its folder, or ``run.h5`` in it); readers may follow it from then on.
 
-        ``config`` is the resolved YAML. ``attributes`` gives versions (a dict), commit, hosts, num_ranks, command,
-        task, metrics and whatever else. ``dimensions`` and ``label_names`` name the columns of submodels/sizes and
-        partition/label_counts; ``ranks`` are (rank, host, device, role). Raises UserMistake where a log is already and
-        LogNotWritten where the disk is full or lost.
+        ``config`` is the resolved YAML. ``attributes`` holds those of :data:`GIVEN_BY_CALLER` (versions is a dict) and
+        any others. ``dimensions`` and ``label_names`` name the columns of submodels/sizes and partition/label_counts;
+        ``ranks`` are (rank, host, device, role). Raises UserMistake where there is a log already, and LogNotWritten
+        where the disk is full or lost.
         """
         path = log_file(path)
         missing = [name for name in GIVEN_BY_CALLER if name not in attributes]
@@ -87,13 +87,13 @@ class RunLog:
         ranks: Ranks | None = None,
         file_locking: bool = True,
     ) -> RunLog:
-        """Resume a log with exactly its first ``num_rounds`` rounds; rows of later rounds are left out.
+        """Resume a log with its first ``num_rounds`` rounds; rows of later rounds are left out.
 
-        So are evaluations after round ``reevaluate`` and later ones, for a run that evaluates that round again. Only
-        events that tell of the run's fate are all kept.
-        The rows are copied to a new file that then takes the old one's place, so a kill on the way loses nothing.
-        ``attributes`` and ``ranks`` replace those that changed with the new start. Raises UserMistake where the log
-        cannot be read or holds fewer rounds, and LogNotWritten where the disk is full or lost.
+        Evaluations after round ``reevaluate`` and later ones are left out too, for a run that repeats them. Events of
+        the kinds in :data:`LASTING` are kept, whatever their round. The rows are copied to a new file that then
+        replaces the old one, so that a kill loses nothing. ``attributes`` and ``ranks`` replace those of the last
+        start. Raises UserMistake where the log cannot be read or holds fewer rounds, and LogNotWritten where the disk
+        is full or lost.
         """
         path = log_file(path)
         with open_run(path) as old:
@@ -113,15 +113,15 @@ class RunLog:
     def append(self, table: str, **columns: Any) -> None:
         """Add rows to a table: arrays or sequences of one length, and scalars, which stand for every row.
 
-        They wait in memory for :meth:`commit`. Enumerations take their members' names. Text that is too long is cut
-        between characters.
+        They wait in memory for :meth:`commit`. Enumerations are given by the names of their members. A text that is too
+        long is cut between characters.
         """
         assert not self._is_over, "the log was closed"
         rows = encode_rows(TABLES[table], columns, self._labels)
         self._waiting.setdefault(table, []).append(rows)
 
     def commit(self) -> None:
-        """Make the appended rows last and show them; rows of a round are held back until its ``rounds`` row is in.
+        """Write the appended rows and show them to readers; rows of a round wait until its ``rounds`` row is appended.
 
         Raises LogNotWritten where the disk is full or lost; the rows then go on waiting, and readers see the last
         commit.
@@ -144,7 +144,7 @@ class RunLog:
         self._last, self._waiting = commit, held  # in one statement: an interrupt sees both or neither
 
     def finish(self, status: str, final_model_sha256: str | None = None) -> None:
-        """Commit, set the status (finished, failed or interrupted) and close; raises LogNotWritten as commit does."""
+        """Commit, set the status (finished, failed or interrupted) and close; raises as :meth:`commit`."""
         assert status in STATUSES[1:], f"status {status!r} is not one of {STATUSES[1:]}"
         self.commit()
         assert self._file is not None, "a commit leaves the file open"
@@ -167,7 +167,7 @@ class RunLog:
         self._file = None
 
     def _recovered(self) -> tuple[LogFile, Commit]:
-        """A new file in the place of the old one, with the rows of the last commit, after checking that they are it."""
+        """A new file that replaces the old one, with the rows of the last commit; OSError where these have changed."""
         with open_run(self.path) as old:
             records = old.commits[: self._last.number]
             if len(records) == 0 or records[-1].tolist() != self._last.record or broken_commits(old, records):

@@ -1,1 +1,1 @@
-"""What lies on the disk of a run, when it is written, and where a run goes on."""
+"""Checkpoints of a run, where a resumed run goes on, and patience with a disk that fails."""

@@ -1,15 +1,14 @@
-"""Checkpoints of a run: safetensors and JSON, whole or not at all; no pickle is ever read.
+"""Checkpoints of a run: safetensors and JSON, written whole or not at all; no pickle is ever read.
 
-``checkpoints/round_000012/`` is the state after that round: ``model.safetensors``, ``optimizer.safetensors`` where the
-server has an optimizer, and ``state.json``, which has the SHA-256 of every part and of itself.
-``checkpoints/partial/`` beside it is what a stopped run had of the round after.
+``checkpoints/round_000012/`` is the state after round 12: ``model.safetensors``, ``optimizer.safetensors`` where the
+server has an optimizer, and ``state.json``, which holds the SHA-256 of every part and of itself.
+``checkpoints/partial/`` holds the exact sums and the reports of a round in which the run was stopped.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from raffm_mpi.errors import UserMistake
+from raffm_mpi.errors import UserMistake, reason, sentence
+from raffm_mpi.files import file_sha256, replacing
 from raffm_mpi.learning.model import sha256
-from raffm_mpi.log.reader import sentence
 
 FOLDER = "checkpoints"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -32,7 +31,6 @@ _FORMAT = "raffm_mpi checkpoint"
 _VERSION = 1
 _PARTIAL = "partial"
 _REPORTS = "reports"
-_BLOCK_BYTES = 1 << 20
 
 
 class DamagedCheckpoint(UserMistake):
@@ -41,14 +39,14 @@ class DamagedCheckpoint(UserMistake):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder with a verified ``state``: run_id, round, parts (SHA-256 of each), and what the caller added."""
+    """A folder whose ``state`` is verified: format, version, round, parts (SHA-256 of each) and the caller's fields."""
 
     folder: Path
     state: Mapping[str, Any]
 
     @property
     def round(self) -> int:
-        """The last committed round in it."""
+        """The round after which it was written."""
         return int(self.state["round"])
 
     @property
@@ -57,9 +55,13 @@ class Checkpoint:
         return sum((self.folder / part).stat().st_size for part in self.state["parts"])
 
     def tensors(self, part: str) -> dict[str, Tensor]:
-        """The tensors of a part, compared with its SHA-256; raises DamagedCheckpoint."""
+        """The tensors of a part; raises DamagedCheckpoint where its SHA-256 is another or it cannot be read."""
         path = self.folder / part
-        if _sha256_of(path) != self.state["parts"].get(part):
+        try:
+            found = file_sha256(path)
+        except OSError as error:
+            raise DamagedCheckpoint(f"'{path}' cannot be read: {reason(error)}") from None
+        if found != self.state["parts"].get(part):
             raise DamagedCheckpoint(f"'{path}' does not have the SHA-256 that '{STATE}' gives")
         try:
             return {name: torch.from_numpy(array) for name, array in load_file(path).items()}
@@ -69,7 +71,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Partial:
-    """What a stopped run had of a round: sums (int64) by parameter, and reports as bytes."""
+    """What a stopped run had of a round: the exact sums (int64) of each parameter, and the reports as bytes (uint8)."""
 
     checkpoint: Checkpoint
     sums: Mapping[str, Tensor]
@@ -77,28 +79,28 @@ class Partial:
 
 
 def save(
-    output: Path, round: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], kept: int
+    output: Path, round_number: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], kept: int
 ) -> Checkpoint:
-    """Write the state after a round, and remove all but the ``kept`` newest; what is there stays if that fails.
+    """Write the checkpoint after a round, then remove all but the ``kept`` newest; raises OSError where the disk does.
 
-    ``parts`` are the tensors of each file; one of them is the model.
+    ``parts`` are the tensors of each file; one of them is :data:`MODEL`. ``state`` is what JSON takes.
     """
-    fields = {**state, "round": round, "model_sha256": sha256(parts[MODEL])}
-    checkpoint = _write(output / FOLDER / f"round_{round:06d}", parts, fields)
+    fields = {**state, "round": round_number, "model_sha256": sha256(parts[MODEL])}
+    checkpoint = _write(output / FOLDER / f"round_{round_number:06d}", parts, fields)
     for old in _folders(output)[kept:]:
         shutil.rmtree(old)
     return checkpoint
 
 
 def save_partial(output: Path, sums: Mapping[str, Tensor], reports: Tensor, state: Mapping[str, Any]) -> Checkpoint:
-    """Write what a round has so far, for :func:`find_partial`."""
+    """Write the sums and reports of a round that stops, for :func:`find_partial`."""
     return _write(output / FOLDER / _PARTIAL, {SUMS: sums, REPORTS: {_REPORTS: reports}}, state)
 
 
 def find(output: Path) -> tuple[Checkpoint | None, dict[str, dict[str, Tensor]], list[str]]:
     """The newest checkpoint that is whole, its parts, and a sentence for each newer one that is not.
 
-    None, and no sentence, where there is none. Raises DamagedCheckpoint where all are damaged.
+    Without any checkpoint: None and no sentence. Raises DamagedCheckpoint where all are damaged.
     """
     flaws: list[str] = []
     for folder in _folders(output):
@@ -113,9 +115,9 @@ def find(output: Path) -> tuple[Checkpoint | None, dict[str, dict[str, Tensor]],
 
 
 def find_partial(output: Path, base: Checkpoint | None) -> Partial | None:
-    """What a stopped run had of the round after ``base`` (of round 0 for None), if there is such a thing.
+    """What a stopped run had of the round after ``base`` (None: of round 0), or None.
 
-    Raises DamagedCheckpoint for one that is not whole.
+    Raises DamagedCheckpoint where it is not whole.
     """
     folder = output / FOLDER / _PARTIAL
     if not folder.is_dir():
@@ -127,7 +129,7 @@ def find_partial(output: Path, base: Checkpoint | None) -> Partial | None:
 
 
 def forget_partial(output: Path) -> None:
-    """Remove what was kept of a round that has been committed since."""
+    """Remove what :func:`save_partial` wrote; its round has been committed."""
     shutil.rmtree(output / FOLDER / _PARTIAL, ignore_errors=True)
 
 
@@ -137,55 +139,43 @@ def found(output: Path) -> list[Checkpoint]:
 
 
 def check(output: Path) -> list[str]:
-    """A sentence for everything that is wrong with the checkpoints of a run."""
+    """A sentence for each checkpoint of a run that is damaged; each file is hashed once."""
     flaws = []
     folders = [*_folders(output), *(path for path in [output / FOLDER / _PARTIAL] if path.is_dir())]
     for folder in folders:
         try:
             checkpoint = _open(folder)
             for part in checkpoint.state["parts"]:
-                tensors = checkpoint.tensors(part)
-                if part == MODEL and sha256(tensors) != checkpoint.state["model_sha256"]:
-                    flaws.append(f"'{folder / MODEL}' does not hold the model that '{STATE}' names")
+                checkpoint.tensors(part)
         except DamagedCheckpoint as error:
             flaws.append(str(error))
     return flaws
 
 
 def _folders(output: Path) -> list[Path]:
-    """The checkpoints after rounds, newest first; a temporary one has another name."""
+    """The folders of whole rounds, newest first; one that is being written has another name."""
     found = (output / FOLDER).glob("round_[0-9]*")
     return sorted(found, key=lambda folder: int(folder.name.removeprefix("round_")), reverse=True)
 
 
 def _write(folder: Path, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Checkpoint:
-    """Write a folder under a temporary name, make it last, and give it its name."""
-    temporary = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
+    """Write a checkpoint's folder, so that it is on the disk when this returns."""
+    with replacing(folder, durable=True) as new:
+        new.mkdir()
         digests = {}
         for name, tensors in parts.items():
-            _save_tensors(temporary / name, tensors)
-            digests[name] = _sha256_of(temporary / name)
+            _save_tensors(new / name, tensors)
+            digests[name] = file_sha256(new / name)
         fields = {"format": _FORMAT, "version": _VERSION, **state, "parts": digests}
         text = json.dumps({**fields, "sha256": _digest(fields)}, indent=1)
-        (temporary / STATE).write_text(text, encoding="utf-8")
-        for path in [*temporary.iterdir(), temporary]:
-            _sync(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-        _sync(folder.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the space
-        raise
+        (new / STATE).write_text(text, encoding="utf-8")
     return Checkpoint(folder, fields)
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         save_file({name: tensor.numpy() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:  # its way to say what the disk said
+    except SafetensorError as error:  # what safetensors raises where the disk fails
         raise OSError(str(error)) from error
 
 
@@ -194,7 +184,7 @@ def _open(folder: Path) -> Checkpoint:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DamagedCheckpoint(f"'{path}' cannot be read: {error.strerror}") from None
+        raise DamagedCheckpoint(f"'{path}' cannot be read: {reason(error)}") from None
     except ValueError:
         raise DamagedCheckpoint(f"'{path}' is not JSON") from None
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
@@ -215,22 +205,3 @@ def _open_if_whole(folder: Path) -> Checkpoint | None:
 
 def _digest(state: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            while block := stream.read(_BLOCK_BYTES):
-                digest.update(block)
-    except OSError as error:
-        raise DamagedCheckpoint(f"'{path}' cannot be read: {error.strerror}") from None
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Patience with the output folder: what cannot be written now is tried again, and nothing is lost meanwhile."""
+"""Patience with a full or absent disk: a step that cannot write is taken again, and what it writes waits in memory."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from raffm_mpi.errors import sentence
 from raffm_mpi.exchange.interruptions import DiskFailed
 from raffm_mpi.exchange.presence import Presence
-from raffm_mpi.log.reader import sentence
 from raffm_mpi.messages import say
 
 T = TypeVar("T")
@@ -20,15 +20,15 @@ _PULSE_S = 0.1
 
 @dataclass(frozen=True)
 class Disk:
-    """The output folder's disk, which may be full or away for ``patience_s`` seconds."""
+    """The disk of the output folder, which may be full or absent for ``patience_s`` seconds."""
 
     presence: Presence
     patience_s: float
 
     def write(self, step: Callable[[], T]) -> T:
-        """Take a step that writes, again every few seconds while it raises OSError.
+        """Take a step that writes; while it raises OSError, take it again every few seconds.
 
-        Raises DiskFailed when patience is at its end, or when the run shall stop.
+        Raises DiskFailed after ``patience_s`` seconds, or as soon as the run shall stop.
         """
         start, told = time.monotonic(), False
         while True:
@@ -48,7 +48,7 @@ class Disk:
             self._wait(min(_RETRY_S, max(self.patience_s / 10, _PULSE_S)))
 
     def _wait(self, seconds: float) -> None:
-        """Sleep, and give signs of life."""
+        """Sleep, and give signs of life meanwhile."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.presence.stopping:
             self.presence.pulse()

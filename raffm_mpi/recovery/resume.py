@@ -1,4 +1,4 @@
-"""Where a run goes on: what its output folder holds, and whether that is the run that the settings describe."""
+"""Where a run begins or goes on: what its output folder holds, and whether that is the run of the settings."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from raffm_mpi.config import Settings, apply_overrides
 from raffm_mpi.devices import Fleet
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.learning.model import sha256
-from raffm_mpi.log import Run, open_run, tensorboard
+from raffm_mpi.log import Run, flat, open_run, tensorboard
 from raffm_mpi.log.schema import log_file
 from raffm_mpi.recovery import checkpoint as checkpoints
 from raffm_mpi.recovery.checkpoint import Checkpoint, DamagedCheckpoint, Partial
 
-# What may differ when a run is resumed, because its result does not show it: a group of settings or a single one. Where
-# data and model lie may change; what they are may not (check_identity). More rounds may follow, fewer may not.
+# Settings, and groups of them, that may differ when a run is resumed, because its result does not depend on them. Data
+# and model may lie elsewhere, but must be the same (check_identity). The number of rounds may grow, but not shrink.
 MAY_CHANGE = (
     "output",
     "resume",
@@ -41,9 +41,12 @@ MAY_CHANGE = (
     "reliability",
     "log",
 )
-# What a run leaves in its output folder.
+# The files and folders that a run leaves in its output folder.
 OWN_FILES = ("run.h5", "config.yaml", "model", checkpoints.FOLDER, "report", tensorboard.FOLDER)
-_LOCAL = ("_name_or_path", "transformers_version")  # of a model's config: where it was found, and by which release
+_LOCAL = (
+    "_name_or_path",
+    "transformers_version",
+)  # entries of a model's config that say where it was found, and by what
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Start:
     optimizer: Mapping[str, Tensor] = field(default_factory=dict)  # the state of the server's optimizer
     partial: Partial | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)  # of the log so far
-    remarks: list[str] = field(default_factory=list)  # what a person should know
+    remarks: list[str] = field(default_factory=list)  # sentences for people
 
     @property
     def next_round(self) -> int:
@@ -67,17 +70,17 @@ class Start:
 
     @property
     def virtual_s(self) -> float:
-        """The virtual clock."""
+        """Seconds on the virtual clock."""
         return float(self.checkpoint.state.get("virtual_s", 0.0)) if self.checkpoint else 0.0
 
     @property
     def schedule(self) -> Mapping[str, Any]:
-        """What the schedule had learned."""
+        """What the schedule had learned, empty without a checkpoint."""
         return self.checkpoint.state["schedule"] if self.checkpoint else {}
 
 
 def find_start(settings: Settings) -> Start:
-    """Where the run in ``settings.output`` goes on; a new one where there is none.
+    """Where the run in ``settings.output`` goes on, or the start of a new run where there is none.
 
     Raises UserMistake for a log or checkpoints that cannot be read, and for those of another run.
     """
@@ -89,7 +92,7 @@ def find_start(settings: Settings) -> Start:
             raise UserMistake(f"output: '{output}' has {', '.join(others)}, but no log run.h5 that says of which run")
         return nothing
     with open_run(output) as run:
-        if not run.num_rows["partition"]:  # killed while its log was made
+        if not run.num_rows["partition"]:  # it was killed before its first commit
             return nothing
         _check_settings(settings, run)
         checkpoint, parts, flaws = checkpoints.find(output)
@@ -114,7 +117,7 @@ def find_start(settings: Settings) -> Start:
 
 
 def logged_settings(run: Run, overrides: Sequence[str] = ()) -> Settings:
-    """The settings of a run, with overrides; raises UserMistake for those that this version does not know."""
+    """The settings of a run, with overrides; raises UserMistake for settings that this version does not know."""
     try:
         return Settings.model_validate(apply_overrides(copy.deepcopy(run.config), overrides))
     except ValidationError as error:
@@ -122,8 +125,8 @@ def logged_settings(run: Run, overrides: Sequence[str] = ()) -> Settings:
 
 
 def changes(old: Settings, new: Settings) -> list[str]:
-    """A phrase for each setting that differs and shows in a run's result, such as ``seed was 0 and is now 1``."""
-    before, after = (_flat(settings.model_dump(mode="json")) for settings in (old, new))
+    """A phrase for each setting that differs and may change the result, such as ``seed was 0 and is now 1``."""
+    before, after = (dict(flat(settings.model_dump(mode="json"))) for settings in (old, new))
     return [
         f"{name} was {before.get(name)!r} and is now {after.get(name)!r}"
         for name in sorted(before.keys() | after.keys())
@@ -133,7 +136,7 @@ def changes(old: Settings, new: Settings) -> list[str]:
 
 
 def identity(model: nn.Module, config: Any, data_fingerprint: str, fleet: Fleet | None) -> dict[str, str]:
-    """What must be the same wherever a run goes on: examples, devices, and the model before the first round."""
+    """Fingerprints of what must not change when a run is resumed: examples, devices, the model before round 0."""
     values = {key: value for key, value in config.to_dict().items() if key not in _LOCAL}
     structure = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
     weights = sha256({name: parameter.detach() for name, parameter in model.named_parameters()})
@@ -179,11 +182,3 @@ def _check_together(start: Start, settings: Settings, run: Run) -> None:
         )
     if asked < max(num_rounds, start.next_round):
         raise UserMistake(f"federation.num_rounds: {asked} is fewer than the {num_rounds} rounds that are committed")
-
-
-def _flat(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in group.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat

@@ -201,9 +201,9 @@ def test_the_logs_folder_is_judged_by_what_was_tried(changes, level, words):
 def test_space_is_compared_with_what_a_run_keeps():
     assert is_well(machine.check_space("/runs", 10**10, 10**9))
     assert is_well(machine.check_space("/runs", 10**10, None))
-    assert is_said(machine.check_space("/runs", 15 * 10**8, 10**9), "warn", "1.5 GB free", "1.0 GB", "checkpoints_kept")
-    assert is_said(machine.check_space("/runs", 5 * 10**8, None), "warn", "500.0 MB free")
-    assert is_said(machine.check_space("/runs", 10**6, 10**9), "fail", "1.0 MB free")
+    assert is_said(machine.check_space("/runs", 15 * 10**8, 10**9), "warn", "1.5 GB free", "1 GB", "checkpoints_kept")
+    assert is_said(machine.check_space("/runs", 5 * 10**8, None), "warn", "500 MB free")
+    assert is_said(machine.check_space("/runs", 10**6, 10**9), "fail", "1 MB free")
     assert is_said(machine.check_space("/runs", 0, None), "fail")
 
 

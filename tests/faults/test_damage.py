@@ -76,7 +76,7 @@ def test_a_pickle_with_the_right_checksums_is_still_no_checkpoint(broken):
 
 def test_a_half_written_checkpoint_is_not_even_looked_at(broken):
     output, settings = broken
-    (output / checkpoints.FOLDER / NEWEST).rename(output / checkpoints.FOLDER / f".{NEWEST}.new")
+    (output / checkpoints.FOLDER / NEWEST).rename(output / checkpoints.FOLDER / f".new.{NEWEST}")
     start = find_start(settings)
     assert (start.next_round, start.remarks) == (2, [])
 

@@ -86,7 +86,7 @@ def test_a_full_disk_costs_no_row_and_no_reader_notices(small_disk, tmp_path):
     assert (writer.returncode, err) == (0, "")
     assert out.split()[-1] == str(num_rounds - 1)
     assert_well(small_disk, num_rounds, tmp_path / "undisturbed")
-    assert not (small_disk / "run.h5.new").exists()
+    assert not (small_disk / ".new.run.h5").exists()
 
 
 def test_a_caller_that_gives_up_on_a_full_disk_leaves_a_log_and_no_crash(small_disk):
@@ -298,7 +298,7 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace
 
 def failing(disk: Path, calls: str, failure: str) -> list[str]:
     """A command that runs another one and lets system calls on the log in that folder fail."""
-    paths = [part for name in ("run.h5", "run.h5.new") for part in ("-P", str(disk / name))]
+    paths = [part for name in ("run.h5", ".new.run.h5") for part in ("-P", str(disk / name))]
     return ["strace", "-f", "-o", "/dev/null", *paths, "-e", f"trace={calls}", "-e", f"inject={calls}:{failure}"]
 
 
