@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,14 @@ from raffm_mpi.learning.training import TrainingFault, TrainingResult, is_out_of
 from raffm_mpi.seeds import generator
 
 _NOTHING = TrainingResult(0, 0.0, 0.0, 0.0, 0.0)
-_OUT_OF_MEMORY = "its sub-model ran out of memory"
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """Why a client gave no update; a client that ran out of memory is trained again in smaller parts."""
+
+    message: str
+    is_out_of_memory: bool = False
 
 
 class ClientGroup:
@@ -117,18 +125,18 @@ class ClientGroup:
         start = time.perf_counter()
         problem, micro_batches = "", 1
         result, weight, fault = self._train_client(round, position, client, received, tally, micro_batches)
-        if fault is _OUT_OF_MEMORY:
-            problem, micro_batches = f"{fault}; trained again with half batches", 2
+        if fault and fault.is_out_of_memory:
+            problem, micro_batches = f"{fault.message}; trained again with half batches", 2
             result, weight, fault = self._train_client(round, position, client, received, tally, micro_batches)
         overhead_s = time.perf_counter() - start - result.train_s
         losses = (result.first_loss, result.last_loss, result.mean_loss)
-        told = (fault or problem).encode()[: CLIENT_REPORT["problem"].itemsize]
+        told = (fault.message if fault else problem).encode()[: CLIENT_REPORT["problem"].itemsize]
         done = (1, not fault, weight, self.number, result.num_steps, micro_batches)
         return *done, *losses, result.train_s, overhead_s, told
 
     def _train_client(
         self, round: Round, position: int, client: int, received: Tensors, tally: Tally, micro_batches: int
-    ) -> tuple[TrainingResult, int, str]:
+    ) -> tuple[TrainingResult, int, _Fault | None]:
         """Slice, train, add the weighted contribution to the sum; returns the weight and what went wrong.
 
         What went wrong leaves no trace in the sum.
@@ -158,16 +166,16 @@ class ClientGroup:
             )
             contribution = aggregator.contribution(slices, trained)
         except TrainingFault as fault:
-            return _NOTHING, 0, str(fault)
+            return _NOTHING, 0, _Fault(str(fault))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             self.processor.empty_cache()
-            return _NOTHING, 0, _OUT_OF_MEMORY
+            return _NOTHING, 0, _Fault("its sub-model ran out of memory", is_out_of_memory=True)
         problem = flaw(contribution)
         if problem is not None:
-            return result, 0, problem
-        return result, aggregator.add(tally.total, selection, contribution, round.weights[position]), ""
+            return result, 0, _Fault(problem)
+        return result, aggregator.add(tally.total, selection, contribution, round.weights[position]), None
 
     def _objective(self, round: Round, position: int, received: Tensors) -> Objective:
         """What a client minimises: its method's and the settings' share in it."""
