@@ -141,24 +141,18 @@ def launch(
 ) -> None:
     """Submit a run, or a sweep of them, as jobs: to Slurm, or on this machine."""
     from raffm_mpi.config import apply_overrides
-    from raffm_mpi.launch.jobs import Batch
+    from raffm_mpi.launch.jobs import Batch, Resources
 
     try:
-        batch = Batch.of(
-            config,
-            overrides or (),
-            cluster=cluster,
-            nodes=nodes,
-            gpus_per_node=gpus_per_node,
-            groups_per_node=groups_per_node,
-            launcher=launcher,
-            max_requeues=max_requeues,
-        )
         parameters = apply_overrides({}, slurm or [])
+        resources = Resources(
+            nodes, gpus_per_node, groups_per_node, launcher, cluster, time_min, max_requeues, parameters
+        )
+        batch = Batch.of(config, overrides or (), resources)
         if dry_run:
-            print(batch.script(time_min, parameters))
+            print(batch.script())
             return
-        submitted = batch.submit(time_min, parameters)
+        submitted = batch.submit()
     except UserMistake as error:
         exit_on_mistake(error)
     for job in submitted:

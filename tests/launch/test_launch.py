@@ -15,7 +15,7 @@ import pytest
 
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.launch import launch
-from raffm_mpi.launch.jobs import Batch, RunFailed
+from raffm_mpi.launch.jobs import Batch, Resources, RunFailed
 from raffm_mpi.log import open_run
 
 
@@ -84,8 +84,8 @@ def test_mistakes_are_refused_before_anything_is_submitted(config, tmp_path, ove
 
 
 def test_a_dry_run_prints_the_command_of_each_run_and_submits_nothing(config, tmp_path):
-    batch = Batch.of(config, [f"output={tmp_path / 'run'}", "seed=0,1"], cluster="local", groups_per_node=3)
-    lines = batch.script(60, {}).splitlines()
+    resources = Resources(cluster="local", groups_per_node=3)
+    lines = Batch.of(config, [f"output={tmp_path / 'run'}", "seed=0,1"], resources).script().splitlines()
     assert ["-n 4 " in line and f"seed={seed}" in line for seed, line in enumerate(lines)] == [True, True]
     assert not (tmp_path / "run").exists()
 
