@@ -1,1 +1,1 @@
-"""Pictures and tables from the logs of runs; installed as ``raffm_mpi.analysis``, it reads logs and nothing else."""
+"""Figures and tables from the logs of runs, and from nothing else; installed as ``raffm_mpi.analysis``."""

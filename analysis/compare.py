@@ -1,4 +1,4 @@
-"""A comparison of runs over seeds: what they reached, what it cost, and what a budget buys, as tables and figures."""
+"""Compare runs over seeds: their scores, what these cost, and the scores within a budget, as tables and figures."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def compare(
 
 
 def shown_costs(groups: Sequence[SeedGroup]) -> list[str]:
-    """The costs that are known of every run."""
+    """The costs that are known for every run."""
     return [cost for cost in SHOWN if not any(math.isnan(run.spent[cost]) for group in groups for run in group.runs)]
 
 
 def outcomes(groups: Sequence[SeedGroup]) -> Table:
-    """What each group came to."""
+    """The table of what each group reached and spent."""
     first = groups[0].runs[0]
     metric = f"{words(first.metric)} on {first.split}"
     costs = shown_costs(groups)
@@ -101,9 +101,9 @@ def outcomes(groups: Sequence[SeedGroup]) -> Table:
 
 
 def costs_to_targets(groups: Sequence[SeedGroup], targets: Sequence[float], reference: SeedGroup) -> Table:
-    """What had been spent when each target was reached, of the seeds that reached it, and the saving of it.
+    """The table of what had been spent when each target was first reached, and of the saving against the reference.
 
-    Without targets :func:`default_targets` are taken, and the caption says so.
+    Only seeds that reached the target count. Without targets :func:`default_targets` are taken, as the caption says.
     """
     first, costs = groups[0].runs[0], shown_costs(groups)
     columns = [Column("group", "runs"), Column("target", "target"), Column("reached", "seeds that reached it")]
@@ -134,7 +134,10 @@ def costs_to_targets(groups: Sequence[SeedGroup], targets: Sequence[float], refe
 
 
 def scores_at_budgets(groups: Sequence[SeedGroup], budgets: Sequence[tuple[str, float]]) -> Table:
-    """The last score within each budget; without budgets :func:`default_budgets` are taken, and the caption says so."""
+    """The table of the last score within each budget.
+
+    Without budgets :func:`default_budgets` are taken, and the caption says so.
+    """
     first = groups[0].runs[0]
     rows: list[dict[str, Cell]] = [
         {
@@ -236,7 +239,7 @@ def _known(values: Sequence[float]) -> Estimate:
 
 
 def _cost_column(cost: str, groups: Sequence[SeedGroup]) -> Column:
-    """The column of a cost, in a unit in which its numbers are short."""
+    """The column of a cost, with the unit prefix that makes its numbers short."""
     if cost == "num_rounds":
         return Column(cost, "rounds", 1.0, 1)
     name, unit = _name_and_unit(cost)
@@ -254,7 +257,7 @@ def _name_and_unit(cost: str) -> tuple[str, str]:
 
 
 def _times_less(reference: SeedGroup, reached: Sequence[Result], target: float, cost: str) -> Ratio:
-    """What the reference spent until a target by what some runs did, of the seeds with which both reached it."""
+    """What the reference spent until a target, by what other runs spent, over the seeds with which both reached it."""
     base = {run.seed: run.cost_to(target, cost) for run in reference.runs}
     pairs = [(base.get(run.seed, math.nan), run.cost_to(target, cost)) for run in reached]
     known = [(one, other) for one, other in pairs if other > 0 and not math.isnan(one)]

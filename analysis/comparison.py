@@ -1,4 +1,4 @@
-"""Runs beside each other: gathered, read once, and put into groups that differ in more than their seed."""
+"""Read the runs of a comparison, and group those that differ in nothing but their seed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FREE = ("seed", "output", "resume", "data.cache", "reliability.", "log.")
 
 @dataclass(frozen=True)
 class Result:
-    """What a comparison needs of a run."""
+    """What a comparison needs to know of a run."""
 
     path: Path
     settings: Mapping[str, Any]  # by their dotted names, but for those in which runs of one group may differ
@@ -34,9 +34,9 @@ class Result:
     split: str
     curve: pd.DataFrame  # scores of the full model with what they had cost, see quantities.scores
     spent: Mapping[str, float]  # in all, by the names of COSTS
-    full: float  # last score
-    smallest: float  # that of the smallest sub-model that was evaluated; not a number if only the full one was
-    share: float  # its parameters, as a share
+    full: float  # last score of the full model
+    smallest: float  # last score of the smallest evaluated sub-model; NaN where only the full model was evaluated
+    share: float  # parameters of that sub-model, as a share of the full model's
 
     @classmethod
     def of(cls, path: str | Path, split: str | None = None) -> Result:
@@ -61,23 +61,23 @@ class Result:
             )
 
     def cost_to(self, target: float, cost: str) -> float:
-        """What had been spent when the target was reached first; not a number if it was not."""
+        """What had been spent when the target was first reached; NaN where it was not."""
         reached = self.curve[reaches(self.metric, self.curve["score"], target)]
         return float(reached[cost].iloc[0]) if len(reached) else float("nan")
 
     def score_at(self, budget: float, cost: str) -> float:
-        """The last score within a budget; not a number if there was none."""
+        """The last score within a budget; NaN without one."""
         within = self.curve[self.curve[cost] <= budget]
         return float(within["score"].iloc[-1]) if len(within) else float("nan")
 
     def best(self) -> float:
-        """The best score of the run; not a number without one."""
+        """The best score of the run; NaN without one."""
         return float(best(self.metric, self.curve["score"]))
 
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Runs of one name, in the order of their seeds."""
+    """Runs that differ in their seed alone, in its order; ``name`` says what sets them apart from other groups."""
 
     name: str
     runs: tuple[Result, ...]
@@ -142,7 +142,7 @@ def read(paths: Sequence[str | Path], split: str | None = None) -> list[SeedGrou
 
 
 def _check_alike(first: Result, other: Result) -> None:
-    """Raises UserMistake for two runs of which no score can stand beside the other's."""
+    """Raise UserMistake for two runs whose scores cannot be compared."""
     if other.task != first.task:
         raise UserMistake(f"'{other.path}' learns {other.task}, '{first.path}' {first.task}: they cannot be compared")
     if (other.metric, other.split) != (first.metric, first.split):

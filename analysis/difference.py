@@ -13,7 +13,7 @@ from raffm_mpi.analysis.style import words
 from raffm_mpi.analysis.tables import line
 from raffm_mpi.log import Run, open_run
 
-_ROUND = ("train_loss", "bytes_down", "bytes_up")  # by which two rounds are told apart
+_ROUND = ("train_loss", "bytes_down", "bytes_up")  # columns that are the same in equal rounds
 
 
 def difference(one: str | Path, other: str | Path) -> str:
@@ -46,7 +46,7 @@ def _beside(left: Mapping[str, str], right: Mapping[str, str]) -> list[tuple[str
 
 
 def _origin(run: Run) -> Iterator[tuple[str, str]]:
-    """Where a run came from."""
+    """Date, code, data, model, hosts and libraries of a run."""
     attributes = run.attributes
     for name in ("date", "software_version", "commit", "num_ranks", "data_sha256", "model_sha256", "devices_sha256"):
         yield name, str(attributes.get(name, ""))
@@ -56,7 +56,7 @@ def _origin(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _outcome(run: Run) -> Iterator[tuple[str, str]]:
-    """What a run came to."""
+    """Status, fingerprint, score and costs of a run."""
     yield "status", run.status
     yield "final_model_sha256", str(run.attributes.get("final_model_sha256", ""))
     split = main_split(run)
@@ -67,7 +67,7 @@ def _outcome(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _same_until(first: Run, second: Run) -> str:
-    """Up to which round the two runs have the same losses and the same models."""
+    """A sentence on the last round up to which two runs have the same losses, bytes and models."""
     rounds = first.rounds.merge(second.rounds, on="round", suffixes=("", "_other"))
     if rounds.empty:
         return "They have no round in common."

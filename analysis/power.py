@@ -1,4 +1,4 @@
-"""Power of the clients' devices against virtual time, from a log: who drew how much when."""
+"""Power of the clients' devices over virtual time, and their energy, from a log."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _PHASES = (("download", "transfer_w"), ("train", "compute_w"), ("upload", "trans
 def power_trace(run: Run) -> pd.DataFrame:
     """The summed power of all clients of the cohorts: columns ``virtual_s`` and ``power_w``.
 
-    Each row is a moment at which the power changes, and what it is from then on; its integral is the energy of the log.
-    Empty for a run without devices.
+    A row is a moment at which the power changes, and the power from then on. The integral over time is the energy in
+    the log. Empty for a run without devices.
     """
     if run.devices.empty or run.rounds.empty:
         return pd.DataFrame({"virtual_s": np.zeros(0), "power_w": np.zeros(0)})
@@ -34,7 +34,7 @@ def power_trace(run: Run) -> pd.DataFrame:
 
 
 def peak_w(run: Run) -> float:
-    """The most that the clients of a round drew at a time, in watts; 0 without devices."""
+    """The greatest power of all clients together, in watts; 0 without devices."""
     return float(power_trace(run)["power_w"].max()) if not run.devices.empty else 0.0
 
 

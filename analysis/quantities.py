@@ -1,4 +1,4 @@
-"""What figures and tables are made of: a run's scores against what they cost."""
+"""The numbers behind figures and tables: a run's scores and what they cost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from raffm_mpi.log import GLOBAL_MODEL, LOWER_IS_BETTER, Run
 
-# What a run spends, summed from its beginning. All but the last are simulated: what clients and their devices spend.
+# What a run spends, summed from its beginning. All but the last are simulated: they are spent by clients and devices.
 COSTS: Mapping[str, str] = {
     "num_rounds": "communication rounds",
     "virtual_s": "simulated time (s)",
@@ -23,7 +23,7 @@ COSTS: Mapping[str, str] = {
 def costs(run: Run) -> pd.DataFrame:
     """What had been spent when each committed round ended: one row a round, columns ``round`` and :data:`COSTS`.
 
-    Round -1 stands for the beginning, where all is 0. Not a number are ``virtual_s`` and ``energy_j`` without devices.
+    Round -1 stands for the beginning, where every cost is 0. Without devices ``virtual_s`` and ``energy_j`` are NaN.
     """
     rounds = run.rounds
     flops = run.clients.groupby("round")["train_flops"].sum().reindex(rounds["round"], fill_value=0.0)
@@ -55,7 +55,7 @@ def scores(run: Run, split: str) -> pd.DataFrame:
 
 
 def main_split(run: Run) -> str:
-    """The split that curves are of: validation, lest the test split be looked at, but where that alone is there."""
+    """The split of curves: validation, so that nobody chooses by the test split; test where only that was evaluated."""
     return "test" if set(run.evaluation["split"]) == {"test"} else "validation"
 
 
@@ -65,12 +65,12 @@ def reaches(metric: str, scores: pd.Series[float], target: float) -> pd.Series[b
 
 
 def best(metric: str, scores: pd.Series[float]) -> float:
-    """The best of some scores; not a number without any."""
+    """The best of some scores; NaN without any."""
     return float(scores.min() if metric in LOWER_IS_BETTER else scores.max())
 
 
 def participation(run: Run) -> pd.DataFrame:
-    """One row a client of the population: times ``asked`` and ``trained``, its ``num_examples``."""
+    """One row a client: its ``num_examples``, and how often it was ``asked`` and ``trained``."""
     clients = run.clients
     population = run.partition[["client", "num_examples"]]
     asked = clients.groupby("client").size()
@@ -91,7 +91,7 @@ def label_shares(run: Run) -> pd.DataFrame:
 
 
 def group_times(run: Run) -> pd.DataFrame:
-    """The rows of ``run.groups`` with ``real_start_s``: when the group's round began to train, from the run's start."""
+    """The rows of ``run.groups``, and ``real_start_s``: seconds from the run's start until the round's training."""
     rounds = run.rounds
     starts_s = rounds["round_s"].astype(float).cumsum() - rounds["round_s"] + rounds["broadcast_s"]
     return run.groups.merge(rounds[["round"]].assign(real_start_s=starts_s), on="round")

@@ -1,4 +1,4 @@
-"""One page for a run: what it came to, in figures and tables, in a file that needs nothing else."""
+"""The report of a run: one HTML page of figures and tables that needs no other file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure on the page: its picture as a data address, or the sentence that stands in its place."""
+    """A figure on the page: its picture as a data URL, or the sentence that replaces it."""
 
     name: str
     title: str
@@ -101,7 +101,7 @@ def render(run: Run, sections: Sequence[tuple[str, Sequence[Figure]]]) -> str:
 
 
 def title(run: Run) -> str:
-    """What ran: the method and the model."""
+    """The title: method and model."""
     model = run.config["model"]
     name = str(model["name"] or model["family"])
     shown = name if len(name) <= MAX_NAME else "…" + name[1 - MAX_NAME :]  # the end says more than the beginning
@@ -109,7 +109,7 @@ def title(run: Run) -> str:
 
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:
-    """The run in a few figures."""
+    """The most important numbers of the run, by name."""
     config, spent = run.config, costs(run).iloc[-1]
     data, federation = config["data"], config["federation"]
     partition = data["partition"]["kind"]
@@ -140,7 +140,7 @@ def _score(run: Run, score: float) -> str:
 
 
 def _scores(run: Run) -> list[dict[str, Any]]:
-    """The newest evaluation of every sub-model: a row each, largest first."""
+    """A row for each sub-model with its newest evaluation, the largest first."""
     newest = run.evaluation.drop_duplicates(["submodel", "split"], keep="last")
     newest = newest.merge(run.submodels[["submodel", "parameters", "bytes", "forward_flops"]], on="submodel")
     if newest.empty:
@@ -165,7 +165,7 @@ def _scores(run: Run) -> list[dict[str, Any]]:
 
 
 def _devices(run: Run) -> list[dict[str, Any]]:
-    """What each kind of device did: a row each."""
+    """A row for each kind of device with what it did."""
     if run.devices.empty:
         return []
     table = energy_by_device(run).join(run.devices.set_index("name")["num_clients"])
@@ -184,7 +184,7 @@ def _devices(run: Run) -> list[dict[str, Any]]:
 
 
 def _origin(run: Run) -> Iterator[tuple[str, str]]:
-    """Where the run came from."""
+    """Date, command, fingerprints, libraries and ranks of the run."""
     attributes = run.attributes
     for name in ("date", "command", "commit", "run_id", "final_model_sha256", "data_sha256", "model_sha256"):
         if attributes.get(name):

@@ -1,4 +1,4 @@
-"""How every figure looks: colours, units on axes, and how figures are saved."""
+"""The look of every figure (colours, lines, units on axes), and how figures are saved."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 
 def look(number: int) -> dict[str, Any]:
-    """Colour, dashes and marker of the line of that number."""
+    """Colour, dashes and marker of the n-th line of a figure."""
     return {
         "color": PALETTE[number % len(PALETTE)],
         "linestyle": DASHES[(number + number // len(PALETTE)) % len(DASHES)],  # other dashes from the ninth on
@@ -91,6 +91,6 @@ def count_score(axes: Axes, metric: str) -> None:
     axes.set_ylabel(f"{words(metric)} (%)")
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     low, high = axes.get_ylim()
-    if high - low < 0.1:  # no drama where nothing happens
+    if high - low < 0.1:  # a small change shall look small
         middle = min(max((low + high) / 2, 0.05), 0.95)
         axes.set_ylim(middle - 0.05, middle + 0.05)

@@ -19,7 +19,7 @@ _LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Estimate:
-    """What several seeds gave: their mean, and half the width of its 95 % interval (Student's t).
+    """The mean over seeds, and half the width of its 95 % interval (Student's t).
 
     >>> Estimate((1.0, 2.0, 3.0)).mean, round(Estimate((1.0, 2.0, 3.0)).half, 3)
     (2.0, 2.484)
@@ -29,12 +29,12 @@ class Estimate:
 
     @property
     def mean(self) -> float:
-        """Mean of the values; not a number without any."""
+        """Mean of the values; NaN without any."""
         return float(np.mean(self.values)) if self.values else math.nan
 
     @property
     def half(self) -> float:
-        """Half the width of the mean's interval; not a number for fewer than two values."""
+        """Half the width of the mean's interval; NaN for fewer than two values."""
         count = len(self.values)
         if count < 2:
             return math.nan
@@ -44,7 +44,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times one sum is another, of matched seeds: the ratio of the means, and the range of the seeds' own.
+    """Two quantities by matched seeds: the ratio of their means, and the least and greatest ratio of a seed.
 
     >>> ratio = Ratio((2.0, 6.0), (2.0, 2.0))
     >>> ratio.mean, ratio.low, ratio.high
@@ -56,7 +56,7 @@ class Ratio:
 
     @property
     def mean(self) -> float:
-        """Ratio of the means; not a number without any."""
+        """Ratio of the means; NaN without seeds."""
         return float(np.mean(self.ones) / np.mean(self.others)) if self.ones else math.nan
 
     @property
@@ -80,7 +80,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name in programs, its head for people, and how its numbers are shown there."""
+    """A column: its name for programs, its head for people, and how people see its numbers."""
 
     name: str
     head: str

@@ -1,4 +1,4 @@
-"""A run in the terminal, as it goes on."""
+"""Follow a run in the terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from raffm_mpi.messages import quantity
 
 _LAST_ROUNDS = 8
 _LAST_EVENTS = 5
-_QUIET_S = 60.0  # after which a run that says nothing is said to be quiet
+_QUIET_S = 60.0  # a run whose log did not change for so long is said to be quiet
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -59,7 +59,7 @@ def watch(run_folder: str | Path, every_s: float = 2.0, once: bool = False, cons
 
 
 def lines(run: Run, shown: int = 0) -> list[str]:
-    """The rounds from number ``shown`` on, a plain line each, and the state."""
+    """A plain line for each round from number ``shown`` on, and one for the state."""
     total = run.config["federation"]["num_rounds"]
     scores = _scores(run).set_index("round")["score"]
     found = []
@@ -90,7 +90,7 @@ def screen(run: Run) -> RenderableType:
 
 
 def state(run: Run) -> str:
-    """How far the run is, and how long what is left will take."""
+    """How many rounds are done, and how long the others will take."""
     total, done = run.config["federation"]["num_rounds"], len(run.rounds)
     spent_s = float(run.rounds["round_s"].sum())
     text = f"{run.status}: {done} of {total} rounds, {quantity(spent_s, 's')}"

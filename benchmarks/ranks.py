@@ -1,4 +1,4 @@
-"""How a benchmark starts ranks: by the mpirun beside this Python, on whatever cores there are, and as root, too."""
+"""Start the ranks of a benchmark by the mpirun beside this Python, on any number of cores, as root too."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def mpirun(num_ranks: int, *arguments: object, options: Sequence[str] = ()) -> l
 
 
 def run(num_ranks: int, *arguments: object, options: Sequence[str] = (), quiet: bool = True) -> None:
-    """Run it to its end; raises CalledProcessError where that is no good one."""
+    """Run :func:`mpirun`'s command to its end; raises CalledProcessError where it fails."""
     output = subprocess.DEVNULL if quiet else None
     subprocess.run(mpirun(num_ranks, *arguments, options=options), env=ENVIRONMENT, check=True, stdout=output)

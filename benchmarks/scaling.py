@@ -24,6 +24,7 @@ from ranks import ENVIRONMENT, mpirun
 from ranks import run as run_on
 
 from raffm_mpi.config import PartitionSettings, Settings, load_settings
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.forecast.calibration import Calibration
 from raffm_mpi.forecast.needs import Cluster, derive_round, makespan_s, predict, volume
 from raffm_mpi.forecast.sketch import sketch
@@ -51,7 +52,7 @@ TINY = {
 
 
 def measured_rounds(ranks: int, config: Path, output: Path, overrides: list[str], num_rounds: int) -> list[float]:
-    """Seconds of each round but the first; the run is stopped when it has them, as its evaluation is not asked for."""
+    """Seconds of each of the first ``num_rounds`` rounds but round 0; the run is stopped when it has them."""
     from raffm_mpi.log import open_run
 
     words = ["-m", "raffm_mpi", "run", config, f"output={output}", *overrides]
@@ -65,8 +66,8 @@ def measured_rounds(ranks: int, config: Path, output: Path, overrides: list[str]
                 try:
                     with open_run(output) as run:
                         seconds = list(run.rounds["round_s"])
-                except (OSError, ValueError):
-                    continue  # it is being made
+                except UserMistake:
+                    continue  # the log cannot be read yet
                 if len(seconds) >= num_rounds:
                     return seconds[1:num_rounds]
         raise SystemExit(process.stderr.read().decode())
@@ -115,7 +116,7 @@ def predicted_against_measured(data: str, repeats: int, names: list[str]) -> Non
 
 
 def counted(folder: str, config: str) -> None:
-    """On every rank: a run whose collectives are counted, round by round."""
+    """On every rank: run a federation, and write how many collectives and bytes each round took."""
     from raffm_mpi.cli.displays import make_display
     from raffm_mpi.exchange import transport as module
     from raffm_mpi.federation.client_group import ClientGroup
@@ -213,7 +214,7 @@ def million(what: str) -> None:
         | {"device": "cpu", "device_name": "", "precision": "fp32", "exchange": None, "versions": {}}
     )
     sketched = sketch(settings) if what in ("a round", "makespan") else None
-    round = derive_round(sketched, 1) if what == "makespan" else None
+    derived = derive_round(sketched, 1) if what == "makespan" else None
     start = time.perf_counter()
     if what.startswith("partition"):
         data.partition(PartitionSettings(kind=what.split()[1]), labels, 1_000_000, 0)
@@ -222,7 +223,7 @@ def million(what: str) -> None:
     elif what == "a round":
         assert len(derive_round(sketched, 0).flops) == 10_000
     elif what == "makespan":
-        assert makespan_s(volume(round), 1000, calibration) > 0
+        assert makespan_s(volume(derived), 1000, calibration) > 0
     else:
         predict(sketch(settings), Cluster(250, 4), calibration)
     seconds = time.perf_counter() - start

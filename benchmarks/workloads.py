@@ -1,4 +1,4 @@
-"""Two workloads, at the size that two cores train in minutes and at the paper's; and many runs in one start of ranks.
+"""Two workloads, at a size that two cores train in minutes and at the paper's; and many runs in one start of the ranks.
 
 mpirun -n 3 python benchmarks/workloads.py CONFIG [CONFIG …]     one run after another
 """
@@ -59,7 +59,7 @@ def full_size(workload: str, data: str) -> dict[str, Any]:
 
 
 def changed(settings: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with changes: of a group, the keys that a change names; of ``method``, all of it."""
+    """Settings with changes: a change replaces the keys that it names in a group, but ``method`` as a whole."""
     result = dict(settings)
     for change in changes:
         for key, value in change.items():
@@ -69,7 +69,7 @@ def changed(settings: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[st
 
 
 def run_missing(runs: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Run the settings of each folder that holds no finished run, all in one start of the ranks."""
+    """Run the settings of every folder without a finished run, all in one start of the ranks."""
     configs = []
     for folder, settings in runs.items():
         if not is_finished(folder):

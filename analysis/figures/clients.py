@@ -1,4 +1,4 @@
-"""Clients: who took part, what became of them, whose labels are whose, and how well each is served."""
+"""Figures of the clients: participation, what became of each, label skew, and their own scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Client groups, in real time: who worked and who waited, and how well that was foreseen."""
+"""Figures of the client groups in real time: when each trained or waited, and how well the schedule predicted it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _timeline(figure: Figure, run: Run) -> None:
 
 
 def _prediction(figure: Figure, run: Run) -> None:
-    """What the schedule expected of each group in each round, against what it took."""
+    """Predicted against measured training time of each group in each round."""
     table = run.groups
     table = table[(table["actual_s"] > 0) & (table["predicted_s"] > 0)]
     if table.empty:

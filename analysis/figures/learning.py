@@ -1,4 +1,4 @@
-"""How well the global model does, against whatever was spent."""
+"""Figures of the global model's score and loss against each cost."""
 
 from __future__ import annotations
 

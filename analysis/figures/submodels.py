@@ -1,4 +1,4 @@
-"""Sub-models: what size is worth, and which sizes clients trained."""
+"""Figures of sub-models: size against score, and the sizes that clients trained."""
 
 from __future__ import annotations
 

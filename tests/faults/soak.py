@@ -28,6 +28,7 @@ from pathlib import Path
 import psutil
 from federation import differences, run_alone, write_config
 
+from raffm_mpi.errors import UserMistake
 from raffm_mpi.exchange.interruptions import RESUMABLE
 from raffm_mpi.log import Run, check_log, open_run
 
@@ -320,7 +321,7 @@ def _status(output: Path) -> str:
     try:
         with open_run(output) as run:
             return run.status
-    except ValueError:
+    except UserMistake:
         return "not begun"
 
 
@@ -329,7 +330,7 @@ def _num_rounds(output: Path) -> int:
     try:
         with open_run(output) as run:
             return run.num_rows["rounds"]
-    except ValueError:
+    except UserMistake:
         return 0
 
 
@@ -337,7 +338,7 @@ def _num_commits(output: Path) -> int:
     try:
         with open_run(output) as run:
             return len(run.commits)
-    except ValueError:
+    except UserMistake:
         return 0
 
 
