@@ -183,20 +183,12 @@ def test_stored_examples_are_hashed_once(monkeypatch: pytest.MonkeyPatch, tmp_pa
         hashed.append(path.name)
         return "x"
 
-    monkeypatch.setattr(fingerprint_room, "_file_hash", count)
+    monkeypatch.setattr(fingerprint_room, "file_sha256", count)
     for seed, fraction in ((0, 0.2), (0, 0.2), (1, 0.2), (0, 0.0)):
         settings = DataSettings(path="digits", cache=str(tmp_path / "cache"), validation_fraction=fraction)
         open_data(prepare(inspect(settings), settings, GREY, seed))
     stored = [f"{split}_{stream}.npy" for split in ("test", "train") for stream in ("labels", "pixels")]
     assert hashed == [*stored, "validation_examples.npy", "validation_examples.npy"]
-
-
-def test_a_file_is_hashed_whole_in_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = []
-    for block in (7, 1 << 20):
-        monkeypatch.setattr(fingerprint_room, "BLOCK_BYTES", block)
-        found.append(fingerprint(tmp_path / str(block), IMAGES, GREY, validation_fraction=0.0))
-    assert found[0] == found[1]
 
 
 def test_a_format_that_is_read_otherwise_has_another_fingerprint(
