@@ -17,8 +17,8 @@ from raffm_mpi.api.adapters import load_adapted, save_adapted
 from raffm_mpi.api.spaces import ArcConfig, default_config, load_elastic_config, read_arc, read_space, write_arc
 from raffm_mpi.api.submodels import ORDER, SUBMODEL, cut
 from raffm_mpi.elastic.adapters import is_adapted, resize_wrappers, whole_layout
-from raffm_mpi.elastic.labels import Selection, Tensors, base, union, within
-from raffm_mpi.elastic.salience import order
+from raffm_mpi.elastic.labels import Selection, Tensors, union, within
+from raffm_mpi.elastic.salience import order, paper_dimensions
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.seeds import generator
@@ -85,12 +85,14 @@ class RaFFM:
 
         ``"l1"`` orders every dimension by mean magnitude; ``"paper"`` only the query and key rows of each head, as the
         official code does; a function gives each entry of a matrix its salience (``torch.square``: by mean square).
-        Sub-models cut before no longer fit the model afterwards, and :meth:`aggregate` refuses them.
+        Sub-models cut before no longer fit the model afterwards, and :meth:`aggregate` refuses them. Raises UserMistake
+        for an unknown metric, for a function whose result has another shape than the matrix, and for ``"paper"`` where
+        the family's queries and keys cannot be ordered.
         """
         if not callable(metric) and metric not in ("l1", "paper"):
             raise UserMistake(f"metric: {metric!r} is unknown; known: 'l1', 'paper', or a function of a tensor")
         tensors = self._tensors(self.layout)
-        dimensions = [d for d in self.layout.sizes if metric != "paper" or base(d).endswith("key")]
+        dimensions = paper_dimensions(self.layout, "metric") if metric == "paper" else list(self.layout.sizes)
         permutation = order(_scored(tensors, metric) if callable(metric) else tensors, self.layout, dimensions)
         reordered = self.layout.take(tensors, permutation)
         for name, tensor in tensors.items():

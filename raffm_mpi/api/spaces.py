@@ -17,13 +17,12 @@ import json
 import math
 import operator
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from raffm_mpi.elastic.labels import Selection, base
+from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.methods.space import Choice, Space
@@ -67,9 +66,12 @@ def widths_of(layout: ModelLayout) -> list[Width]:
     found = []
     for key, setting in SETTINGS.items():
         for dimensions in layout.axes_of(setting) if setting in layout.family.elastic else ():
-            stack = re.sub(r"(kv_head|head|ffn|residual)$", "", base(dimensions[0]))
-            number = re.search(r"\[(\d+)\]", dimensions[0])
-            own = [f"{stack}layer_{int(number[1]) + 1}"] if number else [n for n in layers if n.startswith(stack)]
+            first = layout.dimensions[dimensions[0]]
+            own = [
+                name
+                for name, (stack, layer) in layers.items()
+                if first.stack in ("", stack) and first.layer in (None, layer)
+            ]
             unit = _head_width(layout, dimensions[0]) if setting == "heads" else 1
             found.append(Width(key, tuple(own), dimensions, layout.sizes[dimensions[0]] * unit, unit))
     return found
@@ -115,7 +117,7 @@ def read_space(config: Mapping[str, Any], layout: ModelLayout) -> Space:
     widths = widths_of(layout)
     layers = _layers(layout)
     each = config if config.keys() & set(layers) else dict.fromkeys(layers, config)
-    _refuse_unknown("elastic_config", each, layers)
+    _refuse_unknown("elastic_config", each, list(layers))
     known = {width.key for width in widths}
     spaces = {layer: _official(each[layer], f"elastic_config.{layer}", known, _SPACE) for layer in each}
     choices = []
@@ -147,7 +149,7 @@ def read_arc(arc: Mapping[str, Mapping[str, Any]], layout: ModelLayout) -> Selec
     if not isinstance(arc, Mapping):
         raise UserMistake(f"arc_config: expected a dict of layers, got {type(arc).__name__}")
     widths = widths_of(layout)
-    _refuse_unknown("arc_config", arc, _layers(layout))
+    _refuse_unknown("arc_config", arc, list(_layers(layout)))
     known = {width.key for width in widths}
     given = {layer: _official(arc[layer], f"arc_config.{layer}", known, "") for layer in arc}
     selection = {}
@@ -159,22 +161,18 @@ def read_arc(arc: Mapping[str, Mapping[str, Any]], layout: ModelLayout) -> Selec
     return selection
 
 
-def _layers(layout: ModelLayout) -> list[str]:
-    """The layers that have a dimension of their own: ``["layer_1", …]``, with the stack's name where there are more."""
-    stacks = {re.sub(r"(kv_head|head|ffn|residual)$", "", base(name)) for name in _elastic(layout)}
-    numbered = (re.fullmatch(r"(.*?)(?:head|key|value|ffn|kv_head)\[(\d+)\]", name) for name in layout.sizes)
-    found = ((match[1], int(match[2])) for match in numbered if match and match[1] in stacks)
-    return [f"{stack}layer_{number + 1}" for stack, number in dict.fromkeys(found)]
+def _layers(layout: ModelLayout) -> dict[str, tuple[str, int]]:
+    """The layers that have a dimension of their own, with stack and number of each, counted from 0.
 
-
-def _elastic(layout: ModelLayout) -> list[str]:
-    settings = [layout.family.elastic.get(setting, ()) for setting in SETTINGS.values()]
-    return [name for entries in settings for entry in entries for name in entry.split()]
+    They are named ``layer_1``, …, and ``encoder_layer_1``, … where the family has several stacks.
+    """
+    found = [(own.stack, own.layer) for own in layout.dimensions.values() if own.layer is not None]
+    return {f"{stack}_layer_{n + 1}" if stack else f"layer_{n + 1}": (stack, n) for stack, n in dict.fromkeys(found)}
 
 
 def _head_width(layout: ModelLayout, head: str) -> int:
     """Columns of the queries that one head (with the queries that share its keys) has."""
-    axis = next(axis for axis, _ in layout.products if head in axis)
+    axis = next(product.axis for product in layout.products if head in product.axis)
     return math.prod(layout.size(factor) for factor in axis if factor != head)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +10,8 @@ import torch
 from torch import nn
 
 from raffm_mpi.elastic.families import layout_of
-from raffm_mpi.elastic.labels import Selection, base
+from raffm_mpi.elastic.kinds import Kind
+from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.submodel import Shell, extract, structure
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.errors import UserMistake
@@ -22,10 +22,10 @@ ORDER = "raffm_order"  # fingerprint of every reordering so far; sub-models of a
 
 # What configs call the sizes that a transformers class is built from.
 _CONFIG_NAMES = {
-    "ffn": ("intermediate_size", "ffn_dim", "d_ff", "n_inner", "mlp_dim", "hidden_dim"),
-    "residual": ("hidden_size",),
-    "kv_head": ("num_key_value_heads",),
-    "head": ("num_attention_heads",),
+    Kind.FFN: ("intermediate_size", "ffn_dim", "d_ff", "n_inner", "mlp_dim", "hidden_dim"),
+    Kind.RESIDUAL: ("hidden_size",),
+    Kind.KV_HEAD: ("num_key_value_heads",),
+    Kind.HEAD: ("num_attention_heads",),
 }
 
 
@@ -101,20 +101,20 @@ def _plain_config(sub: Any, layout: ModelLayout, selection: Selection) -> Any:
     """The config from which the sub-model's own class builds exactly this sub-model; None if there is none."""
     if not selection:
         return copy.deepcopy(sub.config)
-    sizes: dict[str, int] = {}
-    for dimension in layout.sizes:
-        kind = re.search(r"(kv_head|head|group|ffn|key|residual)$", base(dimension))
+    sizes: dict[Kind, int] = {}
+    for dimension in layout.of_kind(*_CONFIG_NAMES, Kind.GROUP, Kind.KEY, Kind.HEAD_WIDTH):
         size = layout.size(dimension, selection)
-        if kind and sizes.setdefault(kind[1], size) != size:
+        if sizes.setdefault(layout.kind_of(dimension), size) != size:
             return None
     config = copy.deepcopy(sub.config)
-    sizes.setdefault("head", sizes.get("kv_head", 1) * sizes.get("group", 1))
+    sizes.setdefault(Kind.HEAD, sizes.get(Kind.KV_HEAD, 1) * sizes.get(Kind.GROUP, 1))
+    width = sizes.get(Kind.KEY, sizes.get(Kind.HEAD_WIDTH))
     for own, names in _CONFIG_NAMES.items():
         for name in names if own in sizes else ():
             if hasattr(config, name):
                 setattr(config, name, sizes[own])
-    if sizes["head"] * sizes.get("key", 0) != sizes["residual"] and "key" in sizes:
-        config.head_dim = sizes["key"]  # some classes read it though their config does not name it
+    if width is not None and sizes[Kind.HEAD] * width != sizes[Kind.RESIDUAL]:
+        config.head_dim = width  # some classes read it though their config does not name it
     try:
         candidate = structure(type(sub), config)
     except (ValueError, ZeroDivisionError):  # such as a hidden size that the heads do not divide

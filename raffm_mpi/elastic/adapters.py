@@ -13,14 +13,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from raffm_mpi.elastic.factors import factored_layout, is_factored
+from raffm_mpi.elastic.binding import bind
+from raffm_mpi.elastic.factors import RANK, factored_layout, is_factored, with_rank
 from raffm_mpi.elastic.families import layout_of
-from raffm_mpi.elastic.labels import Axis, Label, Layout, base, write
+from raffm_mpi.elastic.kinds import Kind
+from raffm_mpi.elastic.labels import Axis, Label, write
 from raffm_mpi.elastic.submodel import structure
-from raffm_mpi.elastic.table import ModelLayout, bind
+from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.errors import UserMistake
 
-RANK = "rank"
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<path>.+)\.lora_(?P<factor>[AB])\.(?P<adapter>[^.]+)\.weight")
 _UNUSED = ".original_module."  # what a head was before peft copied it, to train the copy
@@ -84,7 +85,7 @@ def adapted_layout(model: Any) -> ModelLayout:
         " | ".join(_PREFIX + pattern.removeprefix(inner) for pattern in patterns.split(" | ")): sizes
         for patterns, sizes in layout.family.numbers.items()
     }
-    bound = bind(replace(layout.family, rows=rows, numbers=numbers), model)
+    bound = bind(with_rank(layout.family, rows=rows, numbers=numbers), model)
     return replace(
         bound,
         matmuls=tuple((name, place) for name, place in bound.matmuls if _UNUSED not in name),
@@ -103,9 +104,9 @@ def adapters_of(layout: ModelLayout) -> list[Adapter]:
     return adapters
 
 
-def rank_dimensions(layout: Layout) -> list[str]:
+def rank_dimensions(layout: ModelLayout) -> list[str]:
     """The rank of each adapter, as a dimension."""
-    return [dimension for dimension in layout.sizes if base(dimension) == RANK]
+    return layout.of_kind(Kind.RANK)
 
 
 def heads_of(model: nn.Module, layout: ModelLayout) -> list[str]:
@@ -114,7 +115,8 @@ def heads_of(model: nn.Module, layout: ModelLayout) -> list[str]:
     heads = []
     for child, _ in model.named_children():
         own = {name: label for name, label in layout.labels.items() if name.startswith(f"{child}.")}
-        in_layers = any("[" in factor for label in own.values() for axis in label for factor in axis)
+        factors = {factor for label in own.values() for axis in label for factor in axis}
+        in_layers = any(layout.dimensions[factor].layer is not None for factor in factors & layout.dimensions.keys())
         if not in_layers and not matrices.isdisjoint(own):
             heads.append(child)
     return heads
@@ -133,7 +135,8 @@ def targets_of(layout: ModelLayout, wanted: Collection[str] | None, heads: Colle
         if len(label := layout.labels[name]) == 2 and name.partition(".")[0] not in heads
     }
     if wanted is None:
-        return [p for p, label in linear.items() if any(base(f).endswith("head") for axis in label for f in axis)]
+        heads_have = {Kind.HEAD, Kind.KV_HEAD}
+        return [path for path, label in linear.items() if any(heads_have & layout.kinds_on(axis) for axis in label)]
     for name in wanted:
         if not any(f".{path}".endswith(f".{name}") for path in linear):
             known = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in linear))

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TypedDict
 
-from raffm_mpi.elastic.labels import DENSE, DENSITY, FULL, Selection, base, num_kept
+from raffm_mpi.elastic.kinds import Kind
+from raffm_mpi.elastic.labels import DENSE, DENSITY, FULL, Selection, num_kept
 from raffm_mpi.elastic.table import ModelLayout
 
 FLOAT32_BYTES = 4
@@ -63,7 +64,7 @@ def cost(
         flops = 2 * positions[place] * math.prod(shapes[name])
         forward += flops
         training += ((2 if place == "patches" else 3) - (name in sub.frozen)) * flops
-    for dimensions, (first, second) in sub.products:
+    for dimensions, (first, second), _ in sub.products:
         pairs = positions[first] * positions[second]
         flops = 2 * pairs * math.prod(sub.size(d) for d in dimensions)
         forward += flops
@@ -102,12 +103,12 @@ def peak_training_bytes(
     normed = {sub.labels[name] for name in norms}
     kept = layout.family.kept
     activations = kept.norm * sum(positions[sub.places[name]] * sub.shapes[name][0] for name in norms)
-    for (outer, *_), (first, second) in sub.products[::2]:
+    for (outer, *_), (first, second), _ in sub.products[::2]:
         activations += kept.scores * positions[first] * positions[second] * sub.size(outer)
     for name, place in sub.matmuls:
         step = -1 if name in sub.transposed else 1
         (outputs, *inputs), label = sub.shapes[name][::step], sub.labels[name][::step]
-        is_hidden = any(base(factor).endswith("ffn") for factor in label[0])
+        is_hidden = Kind.FFN in sub.kinds_on(label[0])
         activations += positions[place] * outputs * (1 + kept.ffn * is_hidden)
         if label[1:2] not in normed:
             activations += positions[place] * math.prod(inputs)

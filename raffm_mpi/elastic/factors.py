@@ -16,10 +16,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from raffm_mpi.elastic.binding import bind
 from raffm_mpi.elastic.families import layout_of
+from raffm_mpi.elastic.kinds import Kind
 from raffm_mpi.elastic.labels import write
 from raffm_mpi.elastic.submodel import structure
-from raffm_mpi.elastic.table import ModelLayout, bind
+from raffm_mpi.elastic.table import Family, ModelLayout
 from raffm_mpi.errors import UserMistake
 
 RANK = "rank"
@@ -110,7 +112,12 @@ def factored_layout(model: Any) -> ModelLayout:
             rank = (f"{RANK}[{factor['path']}]",)
             label = (label[0], rank) if factor["factor"] == "up" else (rank, label[1])
         rows[name] = f"{write(label)} @ {layout.places[plain]}"
-    return bind(replace(layout.family, rows=rows), model)
+    return bind(with_rank(layout.family, rows=rows), model)
+
+
+def with_rank(family: Family, **changes: Any) -> Family:
+    """A family whose rows may also name ranks: ``rank[path]``, the one that the factors at a path share."""
+    return replace(family, kinds={**family.kinds, RANK: Kind.RANK}, **changes)
 
 
 def factor_pairs(layout: ModelLayout) -> list[tuple[str, str, str]]:

@@ -64,9 +64,14 @@ def write(label: Label) -> str:
     return " ".join(FIXED if not axis else f"({' '.join(axis)})" for axis in label)
 
 
-def base(dimension: str) -> str:
-    """A dimension without its layer: ``"ffn"`` of ``"ffn[3]"``."""
-    return dimension.partition("[")[0]
+def parse_dimension(dimension: str) -> tuple[str, str | None]:
+    """A dimension's name in the table and what stands in its brackets, if any.
+
+    >>> parse_dimension("ffn[3]"), parse_dimension("residual")
+    (('ffn', '3'), ('residual', None))
+    """
+    name, bracket, index = dimension.partition("[")
+    return name, index.removesuffix("]") if bracket else None
 
 
 def count(index: Index) -> int:

@@ -13,7 +13,10 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from raffm_mpi.elastic.kinds import Kind
 from raffm_mpi.elastic.labels import Layout, Selection
+from raffm_mpi.elastic.table import ModelLayout
+from raffm_mpi.errors import UserMistake
 
 
 def salience(tensors: Mapping[str, Tensor], layout: Layout, dimensions: Collection[str]) -> dict[str, Tensor]:
@@ -46,6 +49,21 @@ def order(tensors: Mapping[str, Tensor], layout: Layout, dimensions: Collection[
     """The permutation that puts the most salient indices of the given dimensions first (ties keep their order)."""
     scores = salience(tensors, layout, dimensions)
     return {d: torch.argsort(score, dim=-1, descending=True, stable=True) for d, score in scores.items()}
+
+
+def paper_dimensions(layout: ModelLayout, setting: str) -> list[str]:
+    """The dimensions that the paper's rule orders: the rows of queries and keys within each head, and nothing else.
+
+    Raises UserMistake, naming the setting, for a family in which they cannot be ordered by themselves.
+    """
+    dimensions = layout.of_kind(Kind.KEY)
+    if not dimensions:
+        why = layout.family.lacks.get(Kind.KEY, "its table has no such dimension")
+        raise UserMistake(
+            f"{setting}: 'paper' orders the queries and keys of each head, which cannot be done in family "
+            f"'{layout.family.name}': {why}"
+        )
+    return dimensions
 
 
 def _outer_dimensions(layout: Layout) -> dict[str, str | None]:

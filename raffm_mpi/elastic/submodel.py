@@ -58,12 +58,12 @@ class Shell:
 
     def _set_depth(self, layout: ModelLayout) -> None:
         """Let the model's list of layers have as many as the layout."""
-        if not layout.stack:
+        if not layout.layer_list:
             return
-        layers = self._modules[layout.stack]
+        layers = self._modules[layout.layer_list]
         assert isinstance(layers, nn.ModuleList)
         depth = layout.size(DEPTH)
-        owner, _, attribute = layout.stack.rpartition(".")
+        owner, _, attribute = layout.layer_list.rpartition(".")
         setattr(self._modules[owner], attribute, layers if depth == len(layers) else layers[:depth])
 
 

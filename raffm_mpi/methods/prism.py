@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raffm_mpi.elastic.factors import RANK, decompose, factor_pairs, factorise, principal
-from raffm_mpi.elastic.labels import Selection, base, count
+from raffm_mpi.elastic.factors import decompose, factor_pairs, factorise, principal
+from raffm_mpi.elastic.kinds import Kind
+from raffm_mpi.elastic.labels import Selection, count
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.methods.base import Fits, Price
@@ -46,7 +47,7 @@ class PriSM(Budgeted):
         self._chances = {rank: (value / value.sum()).cpu().numpy() for rank, value in values.items()}
 
     def path(self) -> Sequence[Selection]:
-        ranks = {dimension: size for dimension, size in self.layout.sizes.items() if base(dimension) == RANK}
+        ranks = {rank: self.layout.sizes[rank] for rank in self.layout.of_kind(Kind.RANK)}
         steps = [{rank: max(1, size * step // _STEPS) for rank, size in ranks.items()} for step in range(1, _STEPS)]
         return [*steps, {}]
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from raffm_mpi.config import RaFFMSettings
-from raffm_mpi.elastic.labels import FULL, Selection, base
-from raffm_mpi.elastic.salience import order
+from raffm_mpi.elastic.labels import FULL, Selection
+from raffm_mpi.elastic.salience import order, paper_dimensions
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.learning.objective import Nested
 from raffm_mpi.methods.base import Fits, Method, Price
@@ -34,16 +34,12 @@ class RaFFM(Method):
         self.needs_update = settings.salience == "first_order"
         by_budget = settings.widths == "budget"
         self._budgets = Budgets(settings, self.space.path, price, seed, fits) if by_budget else None
-        self._ordered = {
-            "all": list(layout.sizes),
-            "first_order": list(layout.sizes),
-            "paper": [dimension for dimension in layout.sizes if base(dimension) == "key"],
-            "none": [],
-        }[settings.salience]
+        self._ordered = _ordered(settings, layout)
 
     @classmethod
     def check(cls, settings: RaFFMSettings, layout: ModelLayout) -> None:
         resolve(settings.space, layout)
+        _ordered(settings, layout)
 
     def order(self, tensors: Mapping[str, Tensor], update: Mapping[str, Tensor] | None = None) -> Selection:
         """Of largest magnitude first, or of largest first-order importance |w Δw| (Molchanov et al., 2017).
@@ -78,3 +74,10 @@ class RaFFM(Method):
         fixed = [FULL, self.space.smallest()]
         drawn = [self.space.random(generator(self.seed, "widths", round, client)) for client in cohort[2:]]
         return fixed[: len(cohort)] + drawn
+
+
+def _ordered(settings: RaFFMSettings, layout: ModelLayout) -> list[str]:
+    """The dimensions that are kept in order of salience."""
+    if settings.salience == "paper":
+        return paper_dimensions(layout, "method.salience")
+    return [] if settings.salience == "none" else list(layout.sizes)

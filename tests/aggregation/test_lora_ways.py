@@ -14,7 +14,8 @@ from raffm_mpi.data import Columns, DataInfo
 from raffm_mpi.elastic.adapters import adapters_of, rank_dimensions, whole_layout
 from raffm_mpi.elastic.cost import cost, count_parameters, peak_training_bytes
 from raffm_mpi.elastic.families import layout_of
-from raffm_mpi.elastic.labels import base, parse, union, within
+from raffm_mpi.elastic.kinds import Dimension, Kind
+from raffm_mpi.elastic.labels import parse, parse_dimension, union, within
 from raffm_mpi.elastic.submodel import ElasticModel
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.errors import UserMistake
@@ -169,6 +170,7 @@ def two_by_two():
         shapes={W: (2, 2), A: (2, 2), B: (2, 2), HEAD: (2,)},
         sizes={"out": 2, "in": 2, R: 2, "class": 2},
         family=None,
+        dimensions={"out": Dimension("out", Kind.RESIDUAL), R: Dimension("rank", Kind.RANK)},
         slots={},
         numbers={},
         places={},
@@ -407,4 +409,4 @@ def test_targets_are_full_paths_or_ends_of_such():
         adapters = adapters_of(whole_layout(built("vit", targets=targets)))
         assert len(adapters) == expected
         assert all(any(a.base.endswith(f"{t}.base_layer.weight") for t in targets) for a in adapters)
-    assert {base(d) for d in rank_dimensions(whole_layout(built("vit")))} == {"rank"}
+    assert {parse_dimension(d)[0] for d in rank_dimensions(whole_layout(built("vit")))} == {"rank"}

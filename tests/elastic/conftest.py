@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from raffm_mpi.elastic.families import layout_of
-from raffm_mpi.elastic.labels import Selection, base
+from raffm_mpi.elastic.kinds import Kind
+from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.tasks.heads import EncoderForImageClassification
 
@@ -46,16 +47,15 @@ class Case:
 
     def some_widths(self) -> Selection:
         """A prefix selection that narrows the residual by a third and the first layer's FFN to a fifth."""
-        return {
-            dimension: 2 * size // 3 if base(dimension).endswith("residual") else size // 5
-            for dimension, size in self.layout.sizes.items()
-            if base(dimension).endswith("residual") or (base(dimension).endswith("ffn") and "[0]" in dimension)
-        }
+        sizes, dimensions = self.layout.sizes, self.layout.dimensions
+        first = [dimension for dimension in self.layout.of_kind(Kind.FFN) if dimensions[dimension].layer == 0]
+        narrow = {dimension: 2 * sizes[dimension] // 3 for dimension in self.layout.of_kind(Kind.RESIDUAL)}
+        return narrow | {dimension: sizes[dimension] // 5 for dimension in first}
 
     def random_widths(self, generator: np.random.Generator, settings: tuple[str, ...] | None = None) -> Selection:
         """A prefix selection with every elastic dimension of the given settings at a random size."""
         selection = {}
-        for setting in settings or tuple(self.layout.family.elastic):
+        for setting in settings or self.layout.family.elastic:
             for dimensions in self.layout.axes_of(setting):
                 size = int(generator.integers(1, self.layout.sizes[dimensions[0]] + 1))
                 selection.update(dict.fromkeys(dimensions, size))

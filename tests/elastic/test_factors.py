@@ -9,7 +9,7 @@ import torch
 
 from raffm_mpi.elastic.cost import count_parameters
 from raffm_mpi.elastic.factors import decompose, factor_pairs, factored_layout, factorise, multiplied_out, principal
-from raffm_mpi.elastic.labels import base
+from raffm_mpi.elastic.kinds import Kind
 from raffm_mpi.elastic.submodel import Shell, extract
 from raffm_mpi.errors import UserMistake
 
@@ -34,7 +34,7 @@ def test_a_factorised_model_is_the_same_function_and_so_is_the_one_multiplied_ou
 
 def test_every_matrix_of_the_layers_has_a_rank_and_its_principal_components_come_first(pair):
     case, model, layout = pair
-    ranks = [dimension for dimension in layout.sizes if base(dimension) == "rank"]
+    ranks = layout.of_kind(Kind.RANK)
     pairs = factor_pairs(layout)
     assert [rank for *_, rank in pairs] == ranks
     assert len(ranks) == sum(
@@ -60,9 +60,7 @@ def test_leading_components_are_the_nearest_matrix_of_that_rank():
 def test_a_sub_model_of_some_components_is_the_zero_masked_model(pair):
     case, model, layout = pair
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    selection = {
-        dimension: torch.arange(0, size, 2) for dimension, size in layout.sizes.items() if base(dimension) == "rank"
-    }
+    selection = {rank: torch.arange(0, layout.sizes[rank], 2) for rank in layout.of_kind(Kind.RANK)}
     sub = extract(model, layout, selection)
     assert count_parameters(layout, selection) == sum(parameter.numel() for parameter in sub.parameters())
     masked = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}

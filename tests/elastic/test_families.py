@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from raffm_mpi.aggregation.exact import ExactSum, apply_update
+from raffm_mpi.elastic.binding import bind
 from raffm_mpi.elastic.cost import cost, count_parameters, peak_training_bytes
 from raffm_mpi.elastic.families import FAMILIES, layout_of
-from raffm_mpi.elastic.labels import FULL, base, union, within
+from raffm_mpi.elastic.kinds import Kind
+from raffm_mpi.elastic.labels import FULL, union, within
 from raffm_mpi.elastic.salience import order, salience
 from raffm_mpi.elastic.submodel import Shell, extract
-from raffm_mpi.elastic.table import bind
 from raffm_mpi.errors import UserMistake
 
 NUM_TOKENS, NUM_TARGETS = 9, 5
@@ -91,9 +93,8 @@ def test_a_slice_equals_the_zero_masked_model(case, seed):
 def test_a_slice_of_any_indices_equals_the_zero_masked_model(case):
     generator = np.random.default_rng(1)
     selection = {
-        dimension: torch.from_numpy(generator.permutation(size)[: size // 2 + 1])
-        for dimension, size in case.layout.sizes.items()
-        if base(dimension).endswith(("ffn", "head", "group"))
+        dimension: torch.from_numpy(generator.permutation(size := case.layout.sizes[dimension])[: size // 2 + 1])
+        for dimension in case.layout.of_kind(Kind.FFN, Kind.HEAD, Kind.KV_HEAD, Kind.GROUP)
     }
     masked = {name: torch.zeros_like(tensor) for name, tensor in case.tensors.items()}
     case.layout.put(masked, selection, case.layout.take(case.tensors, selection))
@@ -223,7 +224,7 @@ def ffn_row(case):
     name = next(
         name
         for name, label in case.layout.labels.items()
-        if len(label) == 2 and any(base(factor).endswith("ffn") for factor in label[0])
+        if len(label) == 2 and Kind.FFN in case.layout.kinds_on(label[0])
     )
     return next(row for row in case.layout.family.rows if names_of(row, [name]))
 
@@ -269,7 +270,7 @@ def survives(case, row, label):
         layout = bind(replace(case.layout.family, rows={**case.layout.family.rows, row: label}), case.model)
         permutation = random_permutation(layout, np.random.default_rng(0))
         return relative_gap(case.output(extract(case.model, layout, permutation)), case.output(case.model)) <= 1e-5
-    except (ValueError, AssertionError, RuntimeError, IndexError):
+    except (UserMistake, ValueError, AssertionError, RuntimeError, IndexError):
         return False
 
 
@@ -278,6 +279,59 @@ def test_every_mutated_row_is_caught(main_case):
     tried = list(mutants(case.layout.family, case.layout.labels))
     assert len(tried) > 30
     assert [mutant for mutant in tried if survives(case, *mutant)] == []
+
+
+def with_kinds(case, **kinds):
+    """The case's model bound by its table with other kinds."""
+    return bind(replace(case.layout.family, kinds={**case.layout.family.kinds, **kinds}), case.model)
+
+
+def bound_names(case):
+    """The names that the table gives to the model's dimensions."""
+    return {dimension.name: dimension.kind for dimension in case.layout.dimensions.values()}
+
+
+def test_exchanging_the_kinds_of_two_dimensions_is_refused(case):
+    kinds = bound_names(case)
+    exchanged = [(one, two) for one, two in itertools.combinations(kinds, 2) if kinds[one] is not kinds[two]]
+    assert len(exchanged) >= 6
+    for one, two in exchanged:
+        with pytest.raises(UserMistake, match=f"family '{case.layout.family.name}': dimension '.+' is declared"):
+            with_kinds(case, **{one: kinds[two], two: kinds[one]})
+
+
+def test_a_dimension_of_another_kind_is_refused_and_named(case):
+    for name, kind in bound_names(case).items():
+        for other in set(Kind) - {kind}:
+            with pytest.raises(UserMistake, match="is declared"):
+                with_kinds(case, **{name: other})
+
+
+def test_a_dimension_without_a_kind_is_refused_and_named(main_case):
+    family = main_case.layout.family
+    for name in bound_names(main_case):
+        kinds = {other: kind for other, kind in family.kinds.items() if other != name}
+        with pytest.raises(UserMistake, match=f"family '{family.name}': dimension '{name}' has no kind"):
+            bind(replace(family, kinds=kinds), main_case.model)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_table_declares_the_dimensions_of_its_rows_and_no_others(name):
+    family = FAMILIES[name]
+    rows = {m.removesuffix("[l]") for label in family.rows.values() for m in DIMENSION.findall(label.split("@")[0])}
+    assert rows == set(family.kinds)
+    stacked = [dimension for names in family.stacks.values() for dimension in names]
+    assert len(set(stacked)) == len(stacked) and set(stacked) <= rows
+    assert (Kind.KEY in family.kinds.values()) != (Kind.KEY in family.lacks)
+
+
+def test_a_layout_says_kind_stack_and_layer_of_each_dimension(build):
+    layout = build("t5").layout
+    assert layout.kind_of("cross_key[1]") is Kind.KEY and layout.stack_of("cross_key[1]") == "cross"
+    assert layout.kind_of("residual") is Kind.RESIDUAL and layout.stack_of("residual") == ""
+    assert layout.of_kind(Kind.HEAD) == ["encoder_head", "decoder_head", "cross_head"]
+    assert [layout.dimensions[name].layer for name in ("cross_key[1]", "cross_head", "residual")] == [1, None, None]
+    assert layout.axes_of("head_width")[3] == ("decoder_key[1]", "decoder_value[1]")
 
 
 def test_a_bare_base_model_fits_the_same_table(case):

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from raffm_mpi.elastic.binding import bind
 from raffm_mpi.elastic.families.bert import BERT, ROBERTA
 from raffm_mpi.elastic.families.clip import CLIP
 from raffm_mpi.elastic.families.distilbert import DISTILBERT
@@ -13,7 +14,7 @@ from raffm_mpi.elastic.families.opt import OPT
 from raffm_mpi.elastic.families.sam import SAM_VISION
 from raffm_mpi.elastic.families.t5 import T5
 from raffm_mpi.elastic.families.vit import DEIT, DINOV2, VIT
-from raffm_mpi.elastic.table import Family, ModelLayout, bind
+from raffm_mpi.elastic.table import Family, ModelLayout
 from raffm_mpi.errors import UserMistake
 
 FAMILIES: dict[str, Family] = {

@@ -1,5 +1,6 @@
 """BERT (Devlin et al., 2019) and RoBERTa (Liu et al., 2019)."""
 
+from raffm_mpi.elastic.kinds import Kind
 from raffm_mpi.elastic.table import Family
 
 
@@ -33,7 +34,14 @@ def _family(model: str, heads: dict[str, str], reserved_positions: int = 0) -> F
         },
         counts={"head": "num_attention_heads"},
         products=("head[l] key[l]", "head[l] value[l]"),
-        elastic={"ffn": ("ffn",), "heads": ("head",), "head_width": ("key value",), "residual": ("residual",)},
+        kinds={
+            "residual": Kind.RESIDUAL,
+            "head": Kind.HEAD,
+            "key": Kind.KEY,
+            "value": Kind.VALUE,
+            "ffn": Kind.FFN,
+            "pooled": Kind.INNER,
+        },
         reserved_positions=reserved_positions,
     )
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from raffm_mpi.elastic.kinds import Kind
 from raffm_mpi.elastic.table import Family, num_patches
 
 
@@ -20,6 +21,16 @@ def _tower(tower: str, place: str) -> dict[str, str]:
         f"{layer}.mlp.fc2": f"{residual} {tower}_ffn[l]",
     }
     return {f"?{name}": f"{label} @ {place}" for name, label in rows.items()}
+
+
+def _kinds(tower: str) -> dict[str, Kind]:
+    return {
+        f"{tower}_residual": Kind.RESIDUAL,
+        f"{tower}_head": Kind.HEAD,
+        f"{tower}_key": Kind.KEY,
+        f"{tower}_value": Kind.VALUE,
+        f"{tower}_ffn": Kind.FFN,
+    }
 
 
 def _lengths(config: Any) -> dict[str, int]:
@@ -63,11 +74,7 @@ CLIP = Family(
         "text_head[l] text_value[l]",
         "joint @ once once",
     ),
-    elastic={
-        "ffn": ("vision_ffn", "text_ffn"),
-        "heads": ("vision_head", "text_head"),
-        "head_width": ("vision_key vision_value", "text_key text_value"),
-        "residual": ("vision_residual", "text_residual"),
-    },
+    kinds={**_kinds("vision"), **_kinds("text"), "joint": Kind.INNER},
+    stacks={tower: tuple(_kinds(tower)) for tower in ("vision", "text")},
     lengths=_lengths,
 )

@@ -1,5 +1,6 @@
 """DistilBERT (Sanh et al., 2019)."""
 
+from raffm_mpi.elastic.kinds import Kind
 from raffm_mpi.elastic.table import Family
 
 _LAYER = "distilbert.transformer.layer.[l]"
@@ -27,5 +28,12 @@ DISTILBERT = Family(
     },
     counts={"head": "n_heads"},
     products=("head[l] key[l]", "head[l] value[l]"),
-    elastic={"ffn": ("ffn",), "heads": ("head",), "head_width": ("key value",), "residual": ("residual",)},
+    kinds={
+        "residual": Kind.RESIDUAL,
+        "head": Kind.HEAD,
+        "key": Kind.KEY,
+        "value": Kind.VALUE,
+        "ffn": Kind.FFN,
+        "pooled": Kind.INNER,
+    },
 )

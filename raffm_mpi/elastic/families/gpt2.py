@@ -4,6 +4,7 @@ Keys and values share one row of the table, and some releases of transformers sc
 so the width of heads may be reordered, but is not cut.
 """
 
+from raffm_mpi.elastic.kinds import Kind
 from raffm_mpi.elastic.table import Family, Kept
 
 _LAYER = "transformer.h.[l]"
@@ -29,6 +30,7 @@ GPT2 = Family(
     },
     counts={"head": "num_attention_heads"},
     products=("head[l] key[l]", "head[l] key[l]"),
-    elastic={"ffn": ("ffn",), "heads": ("head",), "residual": ("residual",)},
+    kinds={"residual": Kind.RESIDUAL, "head": Kind.HEAD, "key": Kind.HEAD_WIDTH, "ffn": Kind.FFN},
+    lacks={Kind.KEY: "queries and keys share their rows with the values, so that their order is that of all three"},
     kept=Kept(ffn=3),
 )

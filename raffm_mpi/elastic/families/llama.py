@@ -7,6 +7,7 @@ be reordered, but transformers takes their width for that of the keys, so they a
 
 from typing import TypeVar
 
+from raffm_mpi.elastic.kinds import Kind
 from raffm_mpi.elastic.table import Family, Kept
 
 T = TypeVar("T")
@@ -51,6 +52,13 @@ LLAMA = Family(
     ),
     counts={"kv_head": "num_key_value_heads"},
     products=("kv_head[l] group[l] .", "kv_head[l] group[l] value[l]"),
-    elastic={"ffn": ("ffn",), "heads": ("kv_head",), "groups": ("group",), "residual": ("residual",)},
+    kinds={
+        "residual": Kind.RESIDUAL,
+        "kv_head": Kind.KV_HEAD,
+        "group": Kind.GROUP,
+        "value": Kind.VALUE,
+        "ffn": Kind.FFN,
+    },
+    lacks={Kind.KEY: "rotary embeddings tie each row of a query and a key to a frequency, so that none can move"},
     kept=Kept(norm=2, ffn=0.5),
 )

@@ -1,5 +1,6 @@
 """OPT (Zhang et al., 2022); the worked example of docs/families.md."""
 
+from raffm_mpi.elastic.kinds import Kind
 from raffm_mpi.elastic.table import Family
 
 _LAYER = "model.decoder.layers.[l]"
@@ -25,5 +26,5 @@ OPT = Family(
     numbers={f"{_LAYER}.self_attn": {"num_heads": "head[l]", "head_dim": "key[l]"}},
     counts={"head": "num_attention_heads"},
     products=("head[l] key[l]", "head[l] value[l]"),
-    elastic={"ffn": ("ffn",), "heads": ("head",), "head_width": ("key value",), "residual": ("residual",)},
+    kinds={"residual": Kind.RESIDUAL, "head": Kind.HEAD, "key": Kind.KEY, "value": Kind.VALUE, "ffn": Kind.FFN},
 )

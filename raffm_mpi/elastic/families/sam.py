@@ -5,6 +5,7 @@ Its fused attention scales by the width that a head has now, so the width of hea
 
 from typing import Any
 
+from raffm_mpi.elastic.kinds import Kind
 from raffm_mpi.elastic.table import Family, Kept, also_under, num_patches
 
 _LAYER = "vision_encoder.layers.[l]"
@@ -51,7 +52,14 @@ SAM_VISION = Family(
         "head[l] key[l] @ attended[l] keys[l]",
         "head[l] key[l] @ attended[l] sides[l]",
     ),
-    elastic={"ffn": ("ffn",), "heads": ("head",), "residual": ("residual",)},
+    kinds={
+        "residual": Kind.RESIDUAL,
+        "head": Kind.HEAD,
+        "key": Kind.HEAD_WIDTH,
+        "ffn": Kind.FFN,
+        "neck": Kind.INNER,
+    },
+    lacks={Kind.KEY: "queries and keys share their rows with the values, so that their order is that of all three"},
     lengths=_lengths,
     kept=Kept(norm=2, scores=1),
 )

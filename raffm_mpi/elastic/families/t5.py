@@ -4,6 +4,7 @@ The relative position bias lives in block 0 and is shared by its stack, so that 
 heads; so do the cross attentions, which share one (zero) bias.
 """
 
+from raffm_mpi.elastic.kinds import Kind
 from raffm_mpi.elastic.table import Family, Kept, also_under
 
 
@@ -36,6 +37,10 @@ def _stack(stack: str, ffn_layer: int, place: str) -> dict[str, str]:
 def _numbers(path: str, dimensions: str) -> dict[str, dict[str, str]]:
     head, key = f"{dimensions}_head", f"{dimensions}_key[l]"
     return {path: {"n_heads": head, "key_value_proj_dim": key, "inner_dim": f"{head} {key}"}}
+
+
+def _kinds(stack: str) -> dict[str, Kind]:
+    return {f"{stack}_head": Kind.HEAD, f"{stack}_key": Kind.KEY, f"{stack}_value": Kind.VALUE}
 
 
 _WHOLE = "transformer."  # what the classification head calls its T5
@@ -74,11 +79,19 @@ T5 = Family(
         "cross_head cross_key[l] @ target tokens",
         "cross_head cross_value[l] @ target tokens",
     ),
-    elastic={
-        "ffn": ("encoder_ffn", "decoder_ffn"),
-        "heads": ("encoder_head", "decoder_head", "cross_head"),
-        "head_width": ("encoder_key encoder_value", "decoder_key decoder_value", "cross_key cross_value"),
-        "residual": ("residual",),
+    kinds={
+        "residual": Kind.RESIDUAL,
+        **_kinds("encoder"),
+        **_kinds("decoder"),
+        **_kinds("cross"),
+        "encoder_ffn": Kind.FFN,
+        "decoder_ffn": Kind.FFN,
+        "pooled": Kind.INNER,
+    },
+    stacks={
+        "encoder": (*_kinds("encoder"), "encoder_ffn"),
+        "decoder": (*_kinds("decoder"), "decoder_ffn"),
+        "cross": tuple(_kinds("cross")),
     },
     kept=Kept(norm=2, ffn=1),
 )

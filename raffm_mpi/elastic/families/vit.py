@@ -1,5 +1,6 @@
 """ViT (Dosovitskiy et al., 2021), DeiT (Touvron et al., 2021) and DINOv2 (Oquab et al., 2023)."""
 
+from raffm_mpi.elastic.kinds import Kind
 from raffm_mpi.elastic.table import Family, num_patches
 
 _NUMBERS = {
@@ -45,14 +46,21 @@ def _mlp(model: str) -> dict[str, str]:
     }
 
 
-def _family(model: str, rows: dict[str, str], extra_tokens: int) -> Family:
+def _family(model: str, rows: dict[str, str], extra_tokens: int, inner: tuple[str, ...] = ()) -> Family:
     return Family(
         name=model,
         rows=rows,
         numbers={_any(model, module): sizes for module, sizes in _NUMBERS.items()},
         counts={"head": "num_attention_heads"},
         products=("head[l] key[l]", "head[l] value[l]"),
-        elastic={"ffn": ("ffn",), "heads": ("head",), "head_width": ("key value",), "residual": ("residual",)},
+        kinds={
+            "residual": Kind.RESIDUAL,
+            "head": Kind.HEAD,
+            "key": Kind.KEY,
+            "value": Kind.VALUE,
+            "ffn": Kind.FFN,
+            **dict.fromkeys(inner, Kind.INNER),
+        },
         lengths=lambda config: {"patches": num_patches(config), "tokens": num_patches(config) + extra_tokens},
     )
 
@@ -61,6 +69,7 @@ VIT = _family(
     "vit",
     {**_rows("vit", "layernorm_before", "layernorm_after"), **_mlp("vit"), "?classifier": ". residual @ once"},
     extra_tokens=1,
+    inner=("pooled",),
 )
 DEIT = _family(
     "deit",
@@ -73,6 +82,7 @@ DEIT = _family(
         "?distillation_classifier": ". residual @ once",
     },
     extra_tokens=2,
+    inner=("pooled",),
 )
 DINOV2 = _family(
     "dinov2",
