@@ -19,7 +19,7 @@ from raffm_mpi.elastic.table import ModelLayout
 class Gathered:
     """The clients whose contributions are in a total, in the cohort's order."""
 
-    round: int
+    round_number: int
     envelope: Selection
     selections: Sequence[Selection]
     weights: Sequence[int]  # as :meth:`Aggregator.weight`

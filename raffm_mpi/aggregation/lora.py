@@ -152,7 +152,7 @@ class Stacking(Aggregator):
         optimizer: ServerOptimizer | None = None,
     ) -> None:
         apply_update(tensors, self.sent, total, gathered.envelope, gathered.selections, gathered.weights)
-        generator = torch.Generator().manual_seed(torch_seed(self.seed, "adapters", gathered.round + 1))
+        generator = torch.Generator().manual_seed(torch_seed(self.seed, "adapters", gathered.round_number + 1))
         for adapter in self.adapters:
             bound = tensors[adapter.a].shape[1] ** -0.5  # peft's, and that of nn.Linear
             tensors[adapter.a].uniform_(-bound, bound, generator=generator)

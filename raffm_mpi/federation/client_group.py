@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from raffm_mpi.aggregation.exact import flaw
-from raffm_mpi.elastic.labels import DENSE, DENSITY, Tensors, is_kept, within
+from raffm_mpi.elastic.labels import DENSE, DENSITY, Selection, Tensors, is_kept, within
 from raffm_mpi.elastic.packing import Packed, allocate, moved
 from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.elastic.table import ModelLayout
@@ -144,12 +144,7 @@ class ClientGroup:
         experiment, aggregator = self.experiment, self.experiment.aggregator
         selection = within(round.envelope, round.selections[position])
         try:
-            slices = round.layout.take(received, selection)
-            trained = {
-                name: tensor.clone(memory_format=torch.contiguous_format)
-                for name, tensor in slices.items()
-                if name not in experiment.layout.frozen
-            }
+            slices, trained = sliced(round.layout, received, selection)
             model = self.elastic.fill(round.selections[position], {**slices, **trained})
             result = train(
                 model,
@@ -158,7 +153,7 @@ class ClientGroup:
                 experiment.settings.training,
                 self.processor,
                 seed=experiment.settings.seed,
-                round=round.plan.round,
+                round_number=round.plan.round,
                 client=client,
                 objective=self._objective(round, position, slices),
                 micro_batches=micro_batches,
@@ -204,3 +199,14 @@ class ClientGroup:
         if self._hands_over_gpu_memory:
             return allocate(layout, device=self.processor.device)
         return allocate(layout, pinned=self.processor.is_gpu)
+
+
+def sliced(layout: ModelLayout, received: Tensors, selection: Selection) -> tuple[Tensors, Tensors]:
+    """What a client holds of the envelope's tensors, and contiguous copies of what it trains of that."""
+    slices = layout.take(received, selection)
+    trained = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in slices.items()
+        if name not in layout.frozen
+    }
+    return slices, trained

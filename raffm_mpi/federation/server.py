@@ -10,13 +10,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from raffm_mpi.aggregation import Gathered
 from raffm_mpi.aggregation.server_optimizer import make_server_optimizer
 from raffm_mpi.devices import simulate
 from raffm_mpi.elastic.labels import Selection
-from raffm_mpi.elastic.packing import Packed, pack, views
+from raffm_mpi.elastic.packing import Packed, pack
 from raffm_mpi.exchange.interruptions import RanksFailed, Stopped, TooFewClients
 from raffm_mpi.exchange.presence import Phase
 from raffm_mpi.exchange.transport import Transport
@@ -25,6 +24,7 @@ from raffm_mpi.federation.experiment import Experiment, during
 from raffm_mpi.federation.plan import NOBODY, SPLITS, Action, Plan, Round, cohort, num_wanted
 from raffm_mpi.federation.recorder import Clock, Failure, Recorder
 from raffm_mpi.federation.schedule import Schedule
+from raffm_mpi.federation.server_update import reorder, server_update
 from raffm_mpi.federation.state import RunState
 from raffm_mpi.federation.tally import Tally
 from raffm_mpi.learning.evaluation import evaluate
@@ -68,7 +68,7 @@ class Server:
         """
         first, num_rounds = self.state.start.next_round, self.settings.federation.num_rounds
         if first == 0:
-            self._reorder()
+            self.model = reorder(self.experiment, self.model, self.optimizer)
         elif self.sharded and first < num_rounds:
             self._evaluate(first - 1)
         for number in range(first, num_rounds):
@@ -196,7 +196,6 @@ class Server:
         """Aggregate, reorder, and write the round's rows."""
         self.presence.doing(Phase.COMMITTING, round.plan.round)
         start = time.perf_counter()
-        before = self.model.buffer.clone() if self.experiment.method.needs_update else None
         gathered = Gathered(
             round.plan.round,
             round.envelope,
@@ -204,9 +203,7 @@ class Server:
             [round.weights[position] for position in tally.trained],
             [int(weight) for weight in tally.reports["weight"][tally.trained]],
         )
-        self.experiment.aggregator.apply(self.model.tensors, tally.total, gathered, self.optimizer)
-        self.experiment.method.rewrite(self.model.tensors)
-        self._reorder(before)
+        self.model = server_update(self.experiment, self.model, tally.total, gathered, self.optimizer)
         clock.commit_s = time.perf_counter() - start
         clock.round_s = time.perf_counter() - clock.start
         self.recorder.round(round, tally.reports, clock, exchange_bytes)
@@ -219,21 +216,6 @@ class Server:
             mine = reports["group"] == group
             train_s, overhead_s = (float(reports[name][mine].sum()) for name in ("train_s", "overhead_s"))
             self.schedule.correct(group, float(round.flops[mine].sum()), train_s, int(mine.sum()), overhead_s)
-
-    def _reorder(self, before: Tensor | None = None) -> None:
-        """Let the method put the salient entries first; the global model stays the same function.
-
-        A frozen base was put in order before the first round, on every rank. ``before`` is the model's buffer before
-        the last update, for a method that looks at that.
-        """
-        if self.experiment.layout.frozen:
-            return
-        update = None if before is None else views(self.layout, self.model.buffer - before)
-        order = self.experiment.method.order(self.model.tensors, update)
-        if order:
-            self.layout.check(order)
-            self.model = pack(self.layout, self.layout.take(self.model.tensors, order))
-            self.optimizer.reorder(order)
 
     def _save(self, number: int) -> None:
         """Write the checkpoint after a round, unless it is there or there is nothing to save yet."""

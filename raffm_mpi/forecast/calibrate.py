@@ -20,16 +20,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raffm_mpi.aggregation.exact import ExactSum, apply_update, flaw
+from raffm_mpi.aggregation import Gathered
+from raffm_mpi.aggregation.exact import ExactSum, flaw
+from raffm_mpi.aggregation.server_optimizer import make_server_optimizer
 from raffm_mpi.config import Settings
 from raffm_mpi.elastic.cost import FLOAT32_BYTES
-from raffm_mpi.elastic.labels import FULL, Selection, union
+from raffm_mpi.elastic.labels import FULL, Selection, Tensors, union
 from raffm_mpi.elastic.packing import Packed, num_entries, pack
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.exchange.transport import Transport
-from raffm_mpi.federation.client_group import ClientGroup
+from raffm_mpi.federation.client_group import ClientGroup, sliced
 from raffm_mpi.federation.experiment import Experiment, Look, import_ahead, set_up
 from raffm_mpi.federation.plan import NOBODY, Action, Plan, Round, cohort
+from raffm_mpi.federation.server_update import server_update
 from raffm_mpi.files import nearest_existing
 from raffm_mpi.forecast.calibration import Calibration, ExchangeSpeeds
 from raffm_mpi.forecast.needs import chunks_in_turn, depth
@@ -44,6 +47,7 @@ _MOST_IN_COHORT = 1000  # for the server's part
 _EVALUATION_S = 4.0
 _REPEATS = 5
 _MEASURED_BYTES = (1 << 20, 1 << 28)  # least and most of a transfer that is timed
+_SUM_BYTES = 8  # of an entry of the exact sums
 
 
 def calibrate(settings: Settings, transport: Transport, looked: Look | None) -> Calibration | None:
@@ -144,16 +148,15 @@ class _Bench:
 
     def update_s(self) -> float:
         """Seconds of slicing, copying, checking and adding what travels of the full model, beside its training."""
-        layout, device = self.experiment.aggregator.sent, self.experiment.processor.device
+        aggregator, device = self.experiment.aggregator, self.experiment.processor.device
         received = {name: tensor.to(device) for name, tensor in self.model.tensors.items()}
-        total = ExactSum.zeros(layout, 1, device)
+        total = ExactSum.zeros(aggregator.summed, aggregator.total_weight([1] * (1 + _REPEATS)), device)
 
         def step() -> None:
-            slices = layout.take(received, FULL)
-            trained = {name: tensor.clone() for name, tensor in slices.items()}
-            update = {name: tensor.sub_(slices[name]) for name, tensor in trained.items()}
-            if flaw(update) is None:
-                total.add(FULL, update, 1)
+            slices, trained = sliced(aggregator.sent, received, FULL)
+            contribution = aggregator.contribution(slices, trained)
+            if flaw(contribution) is None:
+                aggregator.add(total, FULL, contribution, 1)
             _synchronize(device)
 
         return _median_s(step)
@@ -218,31 +221,43 @@ class _Bench:
         plan = Plan(Action.TRAIN, 0, drawn, np.full(len(drawn), NOBODY))
         round = Round.derive(plan, experiment)
 
-        def commit(selections: Sequence[Selection], weights: Sequence[int]) -> None:
-            envelope = union(layout, selections)
-            total = ExactSum.zeros(layout.restrict(envelope), sum(weights))
-            apply_update(self.model.tensors, layout, total, envelope, selections, weights)
-            order = experiment.method.order(self.model.tensors)
-            if order:
-                pack(layout, layout.take(self.model.tensors, order))
-
-        one_s, all_s = (
-            _median_s(lambda: commit([FULL], [1])),
-            _median_s(lambda: commit(round.selections, round.weights)),
-        )
+        one_s = self._commit_s([FULL], [experiment.aggregator.weight(1)])
+        all_s = self._commit_s(round.selections, round.weights)
         model_bytes = FLOAT32_BYTES * num_entries(layout)
         return {
             "derive_client_s": _median_s(lambda: Round.derive(plan, experiment).flops) / len(drawn),
             "pack_bytes_per_s": model_bytes / _median_s(lambda: pack(layout, self.model.tensors)),
-            "commit_bytes_per_s": 2 * model_bytes / one_s,
+            "commit_bytes_per_s": _SUM_BYTES * num_entries(experiment.aggregator.summed) / one_s,
             "commit_client_s": max(0.0, all_s - one_s) / len(drawn),
         }
+
+    def _commit_s(self, selections: Sequence[Selection], weights: Sequence[int]) -> float:
+        """Seconds of the server's update after clients with these selections, one of which has filled the sums."""
+        experiment, aggregator = self.experiment, self.experiment.aggregator
+        envelope = union(experiment.layout, selections)
+        layout, total_weight = aggregator.sent, max(1, aggregator.total_weight(weights))
+        total = ExactSum.zeros(aggregator.summed.restrict(envelope), total_weight)
+        slices, trained = sliced(layout.restrict(envelope), layout.take(self.model.tensors, envelope), FULL)
+        changed = aggregator.contribution(slices, _slightly_changed(trained))
+        reported = aggregator.add(total, FULL, changed, sum(weights))
+        gathered = Gathered(0, envelope, selections, weights, [reported] * len(weights))
+        model = pack(layout, self.model.tensors)
+        optimizer = make_server_optimizer(experiment.settings.server, layout)
+        return _median_s(lambda: server_update(experiment, model, total, gathered, optimizer))
 
     def checkpoint_s(self) -> float:
         """Seconds of writing a checkpoint to the disk of the output folder."""
         with tempfile.TemporaryDirectory(dir=nearest_existing(Path(self.experiment.settings.output))) as folder:
             parts = {checkpoints.MODEL: self.model.tensors}
             return _median_s(lambda: checkpoints.save(Path(folder), 0, parts, {}, 1), 3)
+
+
+def _slightly_changed(tensors: Tensors) -> Tensors:
+    """Tensors after what may have been training, in place: products of zeros would be decomposed in no time."""
+    generator = torch.Generator().manual_seed(0)
+    for tensor in tensors.values():
+        tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=1e-3)
+    return tensors
 
 
 def _check_trained(reports: np.ndarray) -> None:

@@ -92,9 +92,9 @@ def examples_seen(settings: TrainingSettings, num_examples: int) -> int:
     return (settings.local_epochs or 1) * num_examples
 
 
-def learning_rate(settings: TrainingSettings, round: int) -> float:
+def learning_rate(settings: TrainingSettings, round_number: int) -> float:
     """The learning rate of a round: the paper decays it by 0.98 every 5 rounds."""
-    return settings.learning_rate * settings.learning_rate_decay ** (round // settings.decay_every_rounds)
+    return settings.learning_rate * settings.learning_rate_decay ** (round_number // settings.decay_every_rounds)
 
 
 class TrainingFault(Exception):
@@ -109,13 +109,13 @@ def train(
     processor: Processor,
     *,
     seed: int,
-    round: int,
+    round_number: int,
     client: int,
     objective: Objective | None = None,
     micro_batches: int = 1,
     after_step: Callable[[], None] = lambda: None,
 ) -> TrainingResult:
-    """Train a model in place on some examples of a split; all random numbers are keyed by (seed, round, client).
+    """Train a model in place on some examples of a split; all random numbers are keyed by seed, round and client.
 
     Each batch goes through the model in ``micro_batches`` parts, whose gradients add up to the batch's: the same mean,
     rounded otherwise. Raises TrainingFault where there is nothing to train on, a batch cannot be read, or a loss is not
@@ -123,10 +123,10 @@ def train(
     """
     if not len(indices):
         raise TrainingFault("it has no examples")
-    torch.manual_seed(torch_seed(seed, "training", round, client))
-    order = generator(seed, "batches", round, client)
+    torch.manual_seed(torch_seed(seed, "training", round_number, client))
+    order = generator(seed, "batches", round_number, client)
     objective = objective or Objective()
-    optimizer = _optimizer(model, settings, learning_rate(settings, round))
+    optimizer = _optimizer(model, settings, learning_rate(settings, round_number))
     model.train()
     losses = []
     start = time.perf_counter()

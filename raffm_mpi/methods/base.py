@@ -59,10 +59,10 @@ class Method(ABC):
         return FULL
 
     @abstractmethod
-    def selections(self, round: int, cohort: Sequence[int]) -> list[Selection]:
+    def selections(self, round_number: int, cohort: Sequence[int]) -> list[Selection]:
         """What each client of the cohort holds in this round, in the cohort's order."""
 
-    def nested(self, round: int, client: int, selection: Selection) -> Nested | None:
+    def nested(self, round_number: int, client: int, selection: Selection) -> Nested | None:
         """The sub-models of its own that a client trains with what it holds; None for none."""
         return None
 

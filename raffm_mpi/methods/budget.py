@@ -74,7 +74,7 @@ class Budgeted(Method):
     def path(self) -> Sequence[Selection]:
         """Sub-models, the smallest first and each within the next, up to the full one."""
 
-    def selections(self, round: int, cohort: Sequence[int]) -> list[Selection]:
+    def selections(self, round_number: int, cohort: Sequence[int]) -> list[Selection]:
         return [self.budgets.of(client) for client in cohort]
 
     def ladder(self) -> list[Selection]:

@@ -11,5 +11,5 @@ from raffm_mpi.methods.base import Method
 class FedAvg(Method):
     """Every client trains the full model."""
 
-    def selections(self, round: int, cohort: Sequence[int]) -> list[Selection]:
+    def selections(self, round_number: int, cohort: Sequence[int]) -> list[Selection]:
         return [FULL for _ in cohort]

@@ -20,20 +20,21 @@ class FedRolex(Budgeted):
     def path(self) -> Sequence[Selection]:
         return equal_widths(self.layout, self.settings.axes)
 
-    def selections(self, round: int, cohort: Sequence[int]) -> list[Selection]:
+    def selections(self, round_number: int, cohort: Sequence[int]) -> list[Selection]:
         # One selection for all clients at a place, so that they count as one where coverage is computed.
-        rolled = {place: self._roll(round, self.budgets.path[place]) for place in map(self.budgets.place, cohort)}
+        path, places = self.budgets.path, map(self.budgets.place, cohort)
+        rolled = {place: self._roll(round_number, path[place]) for place in places}
         return [rolled[self.budgets.place(client)] for client in cohort]
 
-    def _roll(self, round: int, selection: Selection) -> Selection:
+    def _roll(self, round_number: int, selection: Selection) -> Selection:
         sizes = self.layout.sizes
-        return {dimension: window(round, count(kept), sizes[dimension]) for dimension, kept in selection.items()}
+        return {dimension: window(round_number, count(kept), sizes[dimension]) for dimension, kept in selection.items()}
 
 
-def window(round: int, kept: int, size: int) -> Tensor:
+def window(round_number: int, kept: int, size: int) -> Tensor:
     """The indices of round j, ascending: j, j + 1, …, j + kept - 1, each modulo the size.
 
     >>> window(3, 2, 4), window(2, 3, 4)
     (tensor([0, 3]), tensor([0, 2, 3]))
     """
-    return ((round + torch.arange(kept)) % size).sort().values
+    return ((round_number + torch.arange(kept)) % size).sort().values

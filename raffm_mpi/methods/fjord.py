@@ -22,7 +22,7 @@ class FjORD(Budgeted):
     def path(self) -> Sequence[Selection]:
         return equal_widths(self.layout, self.settings.axes)
 
-    def nested(self, round: int, client: int, selection: Selection) -> Nested | None:
+    def nested(self, round_number: int, client: int, selection: Selection) -> Nested | None:
         alpha = self.settings.distillation
         drawn = self.budgets.within(client)
         return Nested(drawn=tuple(drawn), own=alpha > 0, distillation=alpha, temperature=self.settings.temperature)

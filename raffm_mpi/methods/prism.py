@@ -51,8 +51,8 @@ class PriSM(Budgeted):
         steps = [{rank: max(1, size * step // _STEPS) for rank, size in ranks.items()} for step in range(1, _STEPS)]
         return [*steps, {}]
 
-    def selections(self, round: int, cohort: Sequence[int]) -> list[Selection]:
-        return [self._draw(round, client, self.budgets.of(client)) for client in cohort]
+    def selections(self, round_number: int, cohort: Sequence[int]) -> list[Selection]:
+        return [self._draw(round_number, client, self.budgets.of(client)) for client in cohort]
 
     def rewrite(self, tensors: Mapping[str, Tensor]) -> None:
         for up, down, _ in factor_pairs(self.layout):
@@ -60,9 +60,9 @@ class PriSM(Budgeted):
             for name, factor in zip((up, down), decompose(product), strict=True):
                 tensors[name].copy_(factor)
 
-    def _draw(self, round: int, client: int, allowed: Selection) -> Selection:
+    def _draw(self, round_number: int, client: int, allowed: Selection) -> Selection:
         """As many components of each matrix as are allowed, without replacement: ascending indices."""
-        draws = generator(self.seed, "components", round, client)
+        draws = generator(self.seed, "components", round_number, client)
         sizes = self.layout.sizes
         return {
             rank: torch.from_numpy(np.sort(draws.choice(sizes[rank], count(kept), False, self._chances.get(rank))))

@@ -18,8 +18,8 @@ from raffm_mpi.methods.base import Method
 class PruneFL(Method):
     """All entries in every n-th round, and the largest of each matrix in between, the same for every client."""
 
-    def selections(self, round: int, cohort: Sequence[int]) -> list[Selection]:
-        is_dense = round % self.settings.reconfigure_every == 0
+    def selections(self, round_number: int, cohort: Sequence[int]) -> list[Selection]:
+        is_dense = round_number % self.settings.reconfigure_every == 0
         return [FULL if is_dense else self._sparse] * len(cohort)
 
     def ladder(self) -> list[Selection]:

@@ -50,16 +50,16 @@ class RaFFM(Method):
             tensors = {name: tensor * update[name] for name, tensor in tensors.items()}
         return order(tensors, self.layout, self._ordered)
 
-    def selections(self, round: int, cohort: Sequence[int]) -> list[Selection]:
+    def selections(self, round_number: int, cohort: Sequence[int]) -> list[Selection]:
         if self._budgets:
             return [self._budgets.of(client) for client in cohort]
-        return self._sandwich(round, cohort)
+        return self._sandwich(round_number, cohort)
 
-    def nested(self, round: int, client: int, selection: Selection) -> Nested | None:
+    def nested(self, round_number: int, client: int, selection: Selection) -> Nested | None:
         """In-place distillation (Yu and Huang, 2019): who holds the full model teaches the smallest and random ones."""
         if selection or not self.settings.distillation:
             return None
-        drawn = generator(self.seed, "pupils", round, client)
+        drawn = generator(self.seed, "pupils", round_number, client)
         pupils = tuple(self.space.random(drawn) for _ in range(_PUPILS))
         return Nested(always=(self.space.smallest(),), drawn=pupils, distillation=self.settings.distillation)
 
@@ -69,10 +69,10 @@ class RaFFM(Method):
         path = self.space.path
         return [FULL, *(path[len(path) * third // 3] for third in (2, 1)), path[0]]
 
-    def _sandwich(self, round: int, cohort: Sequence[int]) -> list[Selection]:
+    def _sandwich(self, round_number: int, cohort: Sequence[int]) -> list[Selection]:
         """The sandwich rule (Yu and Huang, 2019): the full model, the smallest, and random ones for the others."""
         fixed = [FULL, self.space.smallest()]
-        drawn = [self.space.random(generator(self.seed, "widths", round, client)) for client in cohort[2:]]
+        drawn = [self.space.random(generator(self.seed, "widths", round_number, client)) for client in cohort[2:]]
         return fixed[: len(cohort)] + drawn
 
 

@@ -43,7 +43,8 @@ class Points:
 def trained(rows, micro_batches=1, **settings):
     model = Line().double()
     given = TrainingSettings(optimizer="sgd", **{"batch_size": 5, "learning_rate": 0.01, **settings})
-    result = train(model, Points(), np.array(rows), given, CPU, seed=0, round=0, client=0, micro_batches=micro_batches)
+    key = {"seed": 0, "round_number": 0, "client": 0}
+    result = train(model, Points(), np.array(rows), given, CPU, **key, micro_batches=micro_batches)
     return result, float(model.weight.detach())
 
 

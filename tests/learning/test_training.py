@@ -44,7 +44,7 @@ def weights(model):
 
 def run(split, model, settings, indices=None, **key):
     indices = np.arange(50) if indices is None else indices
-    return train(model, split, indices, settings, DEVICE, **{"seed": 0, "round": 0, "client": 0, **key})
+    return train(model, split, indices, settings, DEVICE, **{"seed": 0, "round_number": 0, "client": 0, **key})
 
 
 @pytest.mark.parametrize("settings", [{"optimizer": "sgd", "momentum": 0.9}, {"weight_decay": 0.1}])
@@ -78,7 +78,7 @@ def test_the_key_alone_decides_the_bits_dropout_included(split):
     torch.rand(17)  # whatever this rank did before
     run(split, again, settings, client=4)
     assert torch.equal(weights(first), weights(again))
-    for change in ({"client": 5}, {"round": 1}, {"seed": 1}):
+    for change in ({"client": 5}, {"round_number": 1}, {"seed": 1}):
         other = make_model(dropout=0.3)
         run(split, other, settings, **{"client": 4, **change})
         assert not torch.equal(weights(first), weights(other)), change
@@ -106,7 +106,7 @@ def test_dropout_is_keyed_by_round_and_client(split):
         return torch.get_rng_state().numpy().tobytes()
 
     assert state_after(client=4) == state_after(client=4)
-    assert len({state_after(), state_after(client=4), state_after(round=1), state_after(seed=1)}) == 4
+    assert len({state_after(), state_after(client=4), state_after(round_number=1), state_after(seed=1)}) == 4
 
 
 def test_an_epoch_visits_every_example_once(split, monkeypatch):

@@ -33,7 +33,7 @@ for round in range(settings.federation.num_rounds):
             settings.training,
             experiment.processor,
             seed=settings.seed,
-            round=round,
+            round_number=round,
             client=client,
         )
         trained = dict(local.named_parameters())
