@@ -49,7 +49,8 @@ class MeanUpdate(NamedTuple):
 class ServerOptimizer(ABC):
     """What the server does with the mean update, and the state that it keeps for it, in the model's order.
 
-    ``initial`` has the slots of the state: a tensor for each of the model's, filled with the value that is given.
+    ``initial`` has the slots of the state: a float32 tensor for each of the model's, of its shape on the CPU, filled
+    with the value that is given. Rank 0 alone has one.
     """
 
     def __init__(self, layout: Layout, initial: Mapping[str, float]) -> None:
@@ -64,10 +65,15 @@ class ServerOptimizer(ABC):
 
     @abstractmethod
     def step(self, name: str, entries: Sequence[Tensor], means: Iterable[MeanUpdate]) -> None:
-        """Step in place on a tensor and what each slot has for it (contiguous float32, all of one shape)."""
+        """Step in place on one tensor of the model, called once a round for each.
+
+        ``entries`` are the tensor and what each slot has for it, cut to the envelope: contiguous float32, all of one
+        shape. ``means`` yields the mean update of one block of rows after another, and must be read to its end. Entries
+        that nobody held (``held`` is 0) must keep their bits.
+        """
 
     def reorder(self, order: Selection) -> None:
-        """Permute the state as the model is permuted."""
+        """Permute the state as the model is permuted; ``order`` is a checked selection of all indices."""
         for slot, packed in self._slots.items():
             self._slots[slot] = pack(self.layout, self.layout.take(packed.tensors, order))
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import re
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from federation import run_alone, write_config
 from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForSequenceClassification, ViTConfig
 from transformers import ViTForImageClassification as ViT
 
@@ -20,7 +24,8 @@ from raffm_mpi.elastic.factors import factor_pairs
 from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import DENSITY, DEPTH, FULL, union, within
 from raffm_mpi.errors import UserMistake
-from raffm_mpi.methods import METHODS, check_method, make_method, prepare_model
+from raffm_mpi.log import open_run
+from raffm_mpi.methods import METHODS, Method, check_method, make_method, prepare_model
 from raffm_mpi.methods.fedrolex import window
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "num_labels": 3}
@@ -232,6 +237,45 @@ def test_a_method_from_a_users_own_file_is_one_class(tmp_path, make):
     file.write_text("1 / 0")
     with pytest.raises(UserMistake, match="cannot be run: ZeroDivisionError"):
         check_method(settings, layout)
+
+
+@pytest.fixture
+def documented(tmp_path):
+    """The worked example of docs/methods.md, as a file."""
+    docs = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", docs, re.DOTALL)
+    (tmp_path / "shares.py").write_text(code)
+    return f"{tmp_path}/shares.py:Shares"
+
+
+def test_the_worked_example_of_the_docs_trains(documented, tmp_path):
+    config = write_config(tmp_path)
+    method = yaml.safe_dump({"name": documented, "options": {"shares": [0.25, 0.5]}}, default_flow_style=True)
+    result = run_alone(config, f"method={method}", f"output={tmp_path / 'run'}", "federation.num_rounds=2")
+    assert result.returncode == 0, result.stderr
+    with open_run(tmp_path / "run") as log:
+        assert log.status == "finished" and (log.clients["status"] == "trained").all()
+        assert log.clients["parameters"].nunique() == 2 and log.evaluation["submodel"].nunique() == 3
+        assert (log.clients["parameters"] < log.submodels["parameters"][0]).all()
+
+
+def test_the_worked_example_of_the_docs_refuses_and_orders_what_it_says(documented, make, models):
+    layout = make("fedavg").layout
+    with pytest.raises(UserMistake, match=r"^method.options.shares: \[2\] is not allowed; allowed are fractions"):
+        check_method(CustomSettings(name=documented, options={"shares": [2]}), layout)
+    settings = CustomSettings(name=documented, options={"shares": [0.5]})
+    check_method(settings, layout)
+    method = make_method(settings, layout, 0, partial(cost, layout))
+    tensors = {name: parameter.detach() for name, parameter in models["vit"].named_parameters()}
+    assert method.order(tensors).keys() == {"ffn[0]", "ffn[1]", "ffn[2]"}
+    assert method.ladder() == [FULL, {f"ffn[{layer}]": 24 for layer in range(3)}]
+
+
+def test_every_hook_of_a_method_is_listed_in_the_docs():
+    docs = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    hooks = {name for name in vars(Method) if not name.startswith("_")}
+    assert set(re.findall(r"^\| `(\w+)\(", docs, re.MULTILINE)) | {"needs_update"} == hooks
+    assert all(vars(Method)[hook].__doc__ or hook == "needs_update" for hook in hooks)
 
 
 def test_budgets_below_the_smallest_sub_model_are_refused_by_every_method(make):

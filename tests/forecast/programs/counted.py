@@ -1,4 +1,4 @@
-"""Run by test_calibrate.py: measure the server's and a client's part on a clock that only the aggregator's calls advance.
+"""Run by test_calibrate.py: measure the server's and a client's part on a clock that only the aggregator's calls move.
 
 ``counted.py CONFIG …`` prints, for each config, the seconds of one commit and of one update on that clock as JSON.
 """
