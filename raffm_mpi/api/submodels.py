@@ -12,7 +12,7 @@ from torch import nn
 from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.kinds import Kind
 from raffm_mpi.elastic.labels import Selection
-from raffm_mpi.elastic.submodel import Shell, extract, structure
+from raffm_mpi.elastic.submodel import Shell, extract, skeleton
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.errors import UserMistake
 
@@ -84,7 +84,7 @@ def load_submodel(path: str | Path) -> nn.Module:
 
 def _reader(original: Any, config: Any, selection: Selection) -> Any:
     """A class that builds the full structure and narrows it before transformers reads the tensors into it."""
-    layout = layout_of(structure(original, config))  # here tied parameters are tied; while reading not yet
+    layout = layout_of(skeleton(original, config))  # here tied parameters are tied; while reading not yet
     layout.check(selection)
 
     def build(self: Any, config: Any, *arguments: Any, **options: Any) -> None:
@@ -116,7 +116,7 @@ def _plain_config(sub: Any, layout: ModelLayout, selection: Selection) -> Any:
     if width is not None and sizes[Kind.HEAD] * width != sizes[Kind.RESIDUAL]:
         config.head_dim = width  # some classes read it though their config does not name it
     try:
-        candidate = structure(type(sub), config)
+        candidate = skeleton(type(sub), config)
     except (ValueError, ZeroDivisionError):  # such as a hidden size that the heads do not divide
         return None
     return config if _facts(candidate) == _facts(sub) else None

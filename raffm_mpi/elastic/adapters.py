@@ -18,7 +18,7 @@ from raffm_mpi.elastic.factors import RANK, factored_layout, is_factored, with_r
 from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.kinds import Kind
 from raffm_mpi.elastic.labels import Axis, Label, write
-from raffm_mpi.elastic.submodel import structure
+from raffm_mpi.elastic.submodel import skeleton
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.errors import UserMistake
 
@@ -65,7 +65,7 @@ def adapted_layout(model: Any) -> ModelLayout:
     Raises UserMistake naming a parameter of another kind.
     """
     bare = model.get_base_model()
-    layout = layout_of(structure(type(bare), bare.config))
+    layout = layout_of(skeleton(type(bare), bare.config))
     names = {f"{path}.{at}".lstrip("."): name for name, places in layout.slots.items() for path, at in places}
     multiplied = dict(layout.matmuls)  # where a tied weight is, too
     rows = {}

@@ -20,7 +20,7 @@ from raffm_mpi.elastic.binding import bind
 from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.kinds import Kind
 from raffm_mpi.elastic.labels import write
-from raffm_mpi.elastic.submodel import structure
+from raffm_mpi.elastic.submodel import skeleton
 from raffm_mpi.elastic.table import Family, ModelLayout
 from raffm_mpi.errors import UserMistake
 
@@ -100,7 +100,7 @@ def multiplied_out(model: nn.Module) -> nn.Module:
 
 def factored_layout(model: Any) -> ModelLayout:
     """The layout of a factorised model."""
-    layout = layout_of(structure(type(model), model.config))
+    layout = layout_of(skeleton(type(model), model.config))
     names = {f"{path}.{at}".lstrip("."): name for name, places in layout.slots.items() for path, at in places}
     rows = {}
     for name, _ in model.named_parameters(remove_duplicate=False):

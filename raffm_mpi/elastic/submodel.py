@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -93,10 +93,13 @@ class ElasticModel:
         return self.shell.fill(self.layout.restrict(selection), on_device)
 
 
-def structure(model_class: Any, config: Any) -> nn.Module:
-    """The model that a class builds from a config, on torch's meta device: names, shapes and ties, no values."""
+def skeleton(build: Callable[[Any], Any], config: Any) -> nn.Module:
+    """The model that a transformers class builds from a config, on torch's meta device.
+
+    It has names, shapes and ties, and no values. The config is not changed. Errors are the class's own.
+    """
     with torch.device("meta"):
-        model = model_class(copy.deepcopy(config))
+        model = build(copy.deepcopy(config))
     model.tie_weights()  # some releases leave it out on this device
     return cast(nn.Module, model)
 

@@ -35,7 +35,7 @@ from raffm_mpi.federation.plan import NOBODY, Action, Plan, Round, cohort
 from raffm_mpi.federation.server_update import server_update
 from raffm_mpi.files import nearest_existing
 from raffm_mpi.forecast.calibration import Calibration, ExchangeSpeeds
-from raffm_mpi.forecast.needs import chunks_in_turn, depth
+from raffm_mpi.forecast.needs import SUM_BYTES, chunks_in_turn, depth
 from raffm_mpi.learning.evaluation import evaluate
 from raffm_mpi.learning.training import num_steps
 from raffm_mpi.recovery import checkpoint as checkpoints
@@ -47,7 +47,6 @@ _MOST_IN_COHORT = 1000  # for the server's part
 _EVALUATION_S = 4.0
 _REPEATS = 5
 _MEASURED_BYTES = (1 << 20, 1 << 28)  # least and most of a transfer that is timed
-_SUM_BYTES = 8  # of an entry of the exact sums
 
 
 def calibrate(settings: Settings, transport: Transport, looked: Look | None) -> Calibration | None:
@@ -227,7 +226,7 @@ class _Bench:
         return {
             "derive_client_s": _median_s(lambda: Round.derive(plan, experiment).flops) / len(drawn),
             "pack_bytes_per_s": model_bytes / _median_s(lambda: pack(layout, self.model.tensors)),
-            "commit_bytes_per_s": _SUM_BYTES * num_entries(experiment.aggregator.summed) / one_s,
+            "commit_bytes_per_s": SUM_BYTES * num_entries(experiment.aggregator.summed) / one_s,
             "commit_client_s": max(0.0, all_s - one_s) / len(drawn),
         }
 

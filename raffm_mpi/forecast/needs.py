@@ -21,7 +21,7 @@ from raffm_mpi.forecast.calibration import Calibration
 from raffm_mpi.forecast.sketch import Sketch
 from raffm_mpi.tasks.metrics import WIDTHS
 
-_SUM_BYTES = 8  # of an entry of the exact sums, int64
+SUM_BYTES = 8  # of an entry of the exact sums, int64
 _MOST_ROUNDS = 10  # at most so many rounds are derived; a longer run is assumed to repeat them
 _MOST_CLIENTS = 2000  # at most so many clients are in these rounds, so that a plan takes seconds; one round always is
 
@@ -207,7 +207,7 @@ def volume(current: Round) -> Volume:
         is_packed=bool(current.envelope),
         plan_bytes=current.plan.num_bytes,
         envelope_bytes=FLOAT32_BYTES * entries,
-        sums_bytes=_SUM_BYTES * num_entries(current.sums),
+        sums_bytes=SUM_BYTES * num_entries(current.sums),
         reports_bytes=CLIENT_REPORT.itemsize * len(current.plan.cohort),
         clients_bytes=int(current.experiment.traffic(current.selections)[0].sum()),
         flops=current.flops,

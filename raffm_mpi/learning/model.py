@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from raffm_mpi.data import DataInfo, ImageInput, TextInput
 from raffm_mpi.elastic.adapters import heads_of, is_adapted, targets_of
 from raffm_mpi.elastic.factors import is_factored, multiplied_out
 from raffm_mpi.elastic.families import family_of, layout_of
-from raffm_mpi.elastic.submodel import Shell
+from raffm_mpi.elastic.submodel import Shell, skeleton
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.seeds import torch_seed
@@ -57,8 +58,7 @@ def model_structure(settings: ModelSettings, config: Any, task: Task) -> nn.Modu
     Raises UserMistake for a model that has no head for the task, and for adapters where it has no linear layer.
     """
     try:
-        with torch.device("meta"):
-            model = _build(config, task)
+        model = skeleton(partial(_build, task=task), config)
     except ValueError as error:
         raise UserMistake(
             f"model: family '{config.model_type}' has no head for {task}: {str(error).splitlines()[0]}"
