@@ -2,7 +2,8 @@
 
 python benchmarks/devices.py DATA OUTPUT [rounds]     # DATA: a CIFAR-10 folder
 
-Runs configs/devices_*.yaml, three rounds each if not told otherwise; runs that OUTPUT holds are not run again.
+Runs configs/devices.yaml with each population, three rounds if not told otherwise; runs that OUTPUT holds are not run
+again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from raffm_mpi.devices import read_profiles
 from raffm_mpi.log import Run, open_run
 
 POPULATIONS = ("xsmall", "small", "medium", "large", "xlarge")
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIG = Path(__file__).parents[1] / "configs" / "devices.yaml"
 PUBLISHED_KW = {"xsmall": 0.62, "small": 3.20, "medium": 7.34, "large": 16.28, "xlarge": 25.71}
 NUM_CLIENTS = 100  # of the paper's populations
 
@@ -60,7 +61,8 @@ def main() -> None:
             "-m",
             "raffm_mpi",
             "run",
-            CONFIGS / f"devices_{name}.yaml",
+            CONFIG,
+            f"devices.population={name}",
             f"data.path={data}",
             f"output={output / name}",
             f"federation.num_rounds={num_rounds}",

@@ -20,15 +20,14 @@ from workloads import SPACES, changed, finished, place, reduced, run_missing, sp
 
 from raffm_mpi.log import open_run
 
-BUDGETS = {"budgets": [1.0, 0.7, 0.4]}
-
 
 def rows(workload: str) -> dict[str, dict[str, Any]]:
     """The settings of each row, by its name in the table."""
     # Half of MiniLM is its embeddings, which only a narrower residual stream or a mask cuts.
-    budgets = BUDGETS if workload == "cifar10" else {"budgets": [1.0, 0.8, 0.65]}
+    shares = [1.0, 0.7, 0.4] if workload == "cifar10" else [1.0, 0.8, 0.65]
+    drawn = {"budget": {"kind": "drawn", "shares": shares}}
     raffm = {"name": "raffm", "space": SPACES[workload]}
-    by_budget = {**raffm, "widths": "budget", **budgets}
+    by_budget = {**raffm, **drawn}
     adapters = {} if workload == "cifar10" else lora_rows()
     return adapters | {
         "FedAvg": {"method": {"name": "fedavg"}},
@@ -37,13 +36,13 @@ def rows(workload: str) -> dict[str, dict[str, Any]]:
         "FedAdagrad": {"method": {"name": "fedavg"}, "server": {"optimizer": "fedadagrad", "learning_rate": 0.003}},
         "FedAdam": {"method": {"name": "fedavg"}, "server": {"optimizer": "fedadam", "learning_rate": 0.001}},
         "FedYogi": {"method": {"name": "fedavg"}, "server": {"optimizer": "fedyogi", "learning_rate": 0.001}},
-        "HeteroFL": {"method": {"name": "heterofl", **budgets}},
-        "FedRolex": {"method": {"name": "fedrolex", **budgets}},
-        "FjORD": {"method": {"name": "fjord", **budgets}},
-        "FjORD, self-distillation": {"method": {"name": "fjord", **budgets, "distillation": 0.5}},
-        "DepthFL": {"method": {"name": "depthfl", **budgets}},
-        "FIARSE": {"method": {"name": "fiarse", **budgets}},
-        "PriSM": {"method": {"name": "prism", **budgets}},
+        "HeteroFL": {"method": {"name": "heterofl", **drawn}},
+        "FedRolex": {"method": {"name": "fedrolex", **drawn}},
+        "FjORD": {"method": {"name": "fjord", **drawn}},
+        "FjORD, self-distillation": {"method": {"name": "fjord", **drawn, "distillation": 0.5}},
+        "DepthFL": {"method": {"name": "depthfl", **drawn}},
+        "FIARSE": {"method": {"name": "fiarse", **drawn}},
+        "PriSM": {"method": {"name": "prism", **drawn}},
         "RaFFM, paper's salience, budgets": {"method": {**by_budget, "salience": "paper"}},
         "RaFFM, magnitude, budgets": {"method": by_budget},
         "RaFFM, first order, budgets": {"method": {**by_budget, "salience": "first_order"}},
@@ -59,7 +58,7 @@ def lora_rows() -> dict[str, dict[str, Any]]:
     alike = {"LoRA, rank 8": {**shared, "model": {"lora": {"rank": 8}}}}
     several = {"rank": 8, "ranks": [2, 4, 8]}
     return alike | {
-        f"LoRA, ranks 2, 4, 8: {name}": {**shared, "model": {"lora": {**several, "aggregation": aggregation}}}
+        f"LoRA, ranks 2, 4, 8: {name}": {**shared, "model": {"lora": several}, "aggregation": aggregation}
         for name, aggregation in (
             ("mean where held", "mean"),
             ("HetLoRA", "hetlora"),

@@ -23,7 +23,7 @@ import yaml
 from ranks import ENVIRONMENT, mpirun
 from ranks import run as run_on
 
-from raffm_mpi.config import PartitionSettings, Settings, load_settings
+from raffm_mpi.config import DirichletPartition, IIDPartition, Settings, load_settings
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.forecast.calibration import Calibration
 from raffm_mpi.forecast.needs import Cluster, derive_round, makespan_s, predict, volume
@@ -217,7 +217,7 @@ def million(what: str) -> None:
     derived = derive_round(sketched, 1) if what == "makespan" else None
     start = time.perf_counter()
     if what.startswith("partition"):
-        data.partition(PartitionSettings(kind=what.split()[1]), labels, 1_000_000, 0)
+        data.partition(IIDPartition() if "iid" in what else DirichletPartition(), labels, 1_000_000, 0)
     elif what == "sampling":
         assert len(cohort(settings, 1_000_000, 0)) == 10_000
     elif what == "a round":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from raffm_mpi.aggregation.base import Aggregator, Gathered
 from raffm_mpi.aggregation.lora import FlexLoRA, HetLoRA, Stacking
 from raffm_mpi.aggregation.mean import Mean, Official
@@ -12,16 +10,18 @@ from raffm_mpi.elastic.table import ModelLayout
 
 __all__ = ["Aggregator", "Gathered", "make_aggregator"]
 
-_OF_ADAPTERS: dict[str, Callable[[ModelLayout], Aggregator]] = {"mean": Mean, "hetlora": HetLoRA, "flexlora": FlexLoRA}
+_OF_LAYOUT: dict[str, type[Mean | Official | HetLoRA | FlexLoRA]] = {
+    "mean": Mean,
+    "official": Official,
+    "hetlora": HetLoRA,
+    "flexlora": FlexLoRA,
+}
 
 
 def make_aggregator(settings: Settings, layout: ModelLayout) -> Aggregator:
     """The aggregator that the settings ask for, of one model."""
-    lora = settings.model.lora
-    if settings.federation.paper_faithful:
-        return Official(layout)
-    if lora is None:
-        return Mean(layout)
-    if lora.aggregation == "stacking":
+    kind, lora = settings.aggregation.kind, settings.model.lora
+    if kind == "stacking":
+        assert lora is not None  # which the settings hold
         return Stacking(layout, lora.alpha / lora.rank, settings.seed)
-    return _OF_ADAPTERS[lora.aggregation](layout)
+    return _OF_LAYOUT[kind](layout)

@@ -3,10 +3,10 @@
 from raffm_mpi.cli import runs  # the first of the help
 
 # isort: split
-from raffm_mpi.cli import cluster, looking
+from raffm_mpi.cli import cluster, looking, settings
 from raffm_mpi.cli.base import app
 
-__all__ = ["app", "cluster", "looking", "main", "runs"]
+__all__ = ["app", "cluster", "looking", "main", "runs", "settings"]
 
 
 def main() -> None:

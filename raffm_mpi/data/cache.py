@@ -101,7 +101,7 @@ def _describe(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextI
 def _root(settings: DataSettings, described: dict[str, Any], writer: Writer) -> Path:
     """Where the examples are stored for all seeds."""
     key = hashlib.sha256(json.dumps([described, writer.identity], sort_keys=True).encode()).hexdigest()
-    return Path(settings.cache).expanduser() / key
+    return Path(settings.cache) / key
 
 
 def _folder(root: Path, info: DataInfo, settings: DataSettings, seed: int) -> Path:

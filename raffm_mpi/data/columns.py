@@ -56,7 +56,7 @@ def find_columns(features: Features, settings: DataSettings) -> tuple[Task, Colu
 
     Raises UserMistake with one sentence for a column that is missing, ambiguous, of the wrong type, or not the task's.
     """
-    wanted, group = settings.columns, settings.partition.column
+    wanted, group = settings.columns, settings.partition.client_column
     named = {role: name for role, name in wanted if name is not None}
     for place, name in {**{f"columns.{role}": name for role, name in named.items()}, "partition.column": group}.items():
         if name is not None and name not in features:

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raffm_mpi.config import PartitionSettings
+from raffm_mpi.config import (
+    ByColumnPartition,
+    DirichletPartition,
+    KShotPartition,
+    PartitionSettings,
+    ShardsPartition,
+)
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.seeds import generator
 
@@ -62,16 +68,15 @@ def partition(
         _, firsts, sizes = np.unique(examples, return_index=True, return_counts=True)
         of_firsts = None if groups is None else groups[firsts]
         return _expanded(partition(settings, labels[firsts], num_clients, seed, of_firsts, label_names), sizes)
-    if settings.kind == "by_column":
+    if isinstance(settings, ByColumnPartition):
         dealt = _by_column(settings, groups, num_clients)
     elif num_clients is None:
         raise UserMistake(f"federation.num_clients is missing; data.partition.kind {settings.kind} cannot infer it")
-    elif settings.kind == "k_shot":
+    elif isinstance(settings, KShotPartition):
         dealt = _k_shot(settings, labels, num_clients, generator(seed, "partition"), label_names)
     else:
         check_enough(settings, len(labels), num_clients)
-        owners = _OWNERS[settings.kind](settings, labels, num_clients, generator(seed, "partition"))
-        dealt = _by_owner(owners, num_clients)
+        dealt = _by_owner(_owners(settings, labels, num_clients, generator(seed, "partition")), num_clients)
     _check_minimum(settings, dealt.sizes)
     return dealt
 
@@ -143,11 +148,16 @@ def draw_from_each(ids: np.ndarray, counts: np.ndarray, rng: np.random.Generator
     return drawn
 
 
-def _iid(settings: PartitionSettings, labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> np.ndarray:
+def _owners(settings: PartitionSettings, labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> np.ndarray:
+    """The client of every example, of the kinds that deal each example once."""
+    if isinstance(settings, ShardsPartition):
+        return _shards(settings, labels, num_clients, rng)
+    if isinstance(settings, DirichletPartition):
+        return _dirichlet(settings, labels, num_clients, rng)
     return rng.permutation(np.arange(len(labels)) % num_clients)
 
 
-def _shards(settings: PartitionSettings, labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> np.ndarray:
+def _shards(settings: ShardsPartition, labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> np.ndarray:
     num_shards, num_examples = num_clients * settings.shards_per_client, len(labels)
     if num_shards > num_examples:
         raise UserMistake(
@@ -161,7 +171,7 @@ def _shards(settings: PartitionSettings, labels: np.ndarray, num_clients: int, r
 
 
 def _dirichlet(
-    settings: PartitionSettings, labels: np.ndarray, num_clients: int, rng: np.random.Generator
+    settings: DirichletPartition, labels: np.ndarray, num_clients: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Each class in Dirichlet proportions, rounded along the cumulative sum.
 
@@ -208,7 +218,7 @@ def _taken_from_largest(sizes: np.ndarray, total: int) -> np.ndarray:
 
 
 def _k_shot(
-    settings: PartitionSettings,
+    settings: KShotPartition,
     labels: np.ndarray,
     num_clients: int,
     rng: np.random.Generator,
@@ -249,7 +259,7 @@ def _draw_anew(num_members: int, num_clients: int, shots: int, rng: np.random.Ge
     return drawn
 
 
-def _by_column(settings: PartitionSettings, groups: np.ndarray | None, num_clients: int | None) -> Partition:
+def _by_column(settings: ByColumnPartition, groups: np.ndarray | None, num_clients: int | None) -> Partition:
     if groups is None:
         raise UserMistake(f"data.partition.column: the values of column '{settings.column}' are not given")
     values, owners = np.unique(groups, return_inverse=True)
@@ -259,6 +269,3 @@ def _by_column(settings: PartitionSettings, groups: np.ndarray | None, num_clien
             f"training examples; leave num_clients out"
         )
     return _by_owner(owners, len(values))
-
-
-_OWNERS = {"iid": _iid, "dirichlet": _dirichlet, "shards": _shards}

@@ -88,7 +88,7 @@ def load(path: str, subset: str | None = None) -> DatasetDict:
         if subset is not None:
             raise UserMistake(f"data.subset: '{subset}' is not in data set 'digits', which has none")
         return _digits()
-    folder = Path(path).expanduser()
+    folder = Path(path)
     looks_local = path.startswith((".", "/", "~")) or path.count(os.sep) > 1 or folder.exists()
     if looks_local and not folder.exists():
         raise UserMistake(f"data.path: folder '{path}' does not exist")

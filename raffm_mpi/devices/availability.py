@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raffm_mpi.config import AvailabilitySettings
+from raffm_mpi.config import AvailabilitySettings, DailyAvailability, FileAvailability, OnOffAvailability
 from raffm_mpi.errors import UserMistake, reason
 from raffm_mpi.seeds import generator
 
@@ -94,19 +94,14 @@ def _after(moment_s: float) -> float:
 def make_availability(settings: AvailabilitySettings, num_clients: int, seed: int) -> Availability:
     """What the settings describe; raises UserMistake for a file that does not say it."""
     draws = generator(seed, "availability")
-    if settings.kind == "on_off":
-        assert settings.on_s is not None
-        assert settings.off_s is not None
+    if isinstance(settings, OnOffAvailability):
         period_s = settings.on_s + settings.off_s
         return Periodic(draws.random(num_clients) * period_s, settings.on_s, period_s)
-    if settings.kind == "daily":
-        assert settings.on_s is not None
-        assert settings.start_h is not None
-        assert settings.spread_h is not None
+    if isinstance(settings, DailyAvailability):
         hours = settings.start_h + settings.spread_h * draws.standard_normal(num_clients)
         return Periodic(hours * 3600 % DAY_S, settings.on_s, DAY_S)
-    if settings.kind == "file":
-        return _read_traces(Path(str(settings.path)), num_clients)
+    if isinstance(settings, FileAvailability):
+        return _read_traces(Path(settings.path), num_clients)
     return Always(num_clients)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raffm_mpi.config import DeviceSettings
+from raffm_mpi.config import DeviceSettings, FileAvailability
 from raffm_mpi.devices.availability import Availability, make_availability
 from raffm_mpi.devices.profiles import Profile, population, read_profiles
 from raffm_mpi.seeds import generator
@@ -48,8 +48,9 @@ class Fleet:
     def fingerprint(self) -> str:
         """SHA-256 of all that the files behind the settings say."""
         numbers = {name: profile.model_dump(exclude={"sources"}) for name, profile in self.profiles.items()}
-        traces = self.settings.availability.path
-        content = json.dumps(numbers, sort_keys=True).encode() + (Path(traces).read_bytes() if traces else b"")
+        availability = self.settings.availability
+        traces = Path(availability.path).read_bytes() if isinstance(availability, FileAvailability) else b""
+        content = json.dumps(numbers, sort_keys=True).encode() + traces
         return hashlib.sha256(content).hexdigest()
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from raffm_mpi.config import SettingsGroup, Shares
+from raffm_mpi.config import SettingsGroup, Shares, check, nearest, read_yaml, write_yaml
 from raffm_mpi.errors import UserMistake, reason
 from raffm_mpi.files import write_text
 
@@ -58,7 +57,7 @@ def write_profile(path: Path, name: str, profile: Profile) -> None:
     """Write a file with one profile, whole or not at all; raises UserMistake where it cannot be written."""
     values = {"profiles": {name: profile.model_dump()}}
     try:
-        write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        write_text(path, write_yaml(values))
     except OSError as error:
         raise UserMistake(f"profile '{path}' cannot be written: {reason(error)}") from None
 
@@ -67,37 +66,14 @@ def population(wanted: str | Mapping[str, float], known: Profiles) -> dict[str, 
     """The share of each device, in the order of the file; raises UserMistake for an unknown population or device."""
     if isinstance(wanted, str):
         if wanted not in known.populations:
-            raise UserMistake(
-                f"devices.population: unknown population '{wanted}'; known: {', '.join(known.populations)}"
-            )
+            raise UserMistake(f"devices.population: unknown population '{wanted}'{nearest(wanted, known.populations)}")
         wanted = known.populations[wanted]
     for name in wanted:
         if name not in known.profiles:
-            raise UserMistake(f"devices.population: unknown device '{name}'; known: {', '.join(known.profiles)}")
+            raise UserMistake(f"devices.population: unknown device '{name}'{nearest(name, known.profiles)}")
     return {name: wanted[name] for name in known.profiles if wanted.get(name)}
 
 
 def _read(path: Path) -> Profiles:
     place = f"devices.profiles '{path}'"
-    try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserMistake(f"{place} cannot be read: {reason(error)}") from None
-    except yaml.YAMLError as error:
-        raise UserMistake(f"{place} is not YAML: {' '.join(str(error).split())}") from None
-    try:
-        return Profiles.model_validate(values or {})
-    except ValidationError as error:
-        raise UserMistake("\n".join(f"{place}: {_sentence(item)}" for item in error.errors())) from None
-
-
-def _sentence(item: Any) -> str:
-    """One mistake of a file, with its place and value."""
-    where = ".".join(str(part) for part in item["loc"]) or "the file"
-    if item["type"] == "missing":
-        return f"{where} is missing"
-    if item["type"] == "extra_forbidden":
-        return f"{where} is unknown; known: {', '.join(Profile.model_fields)}"
-    if item["type"] == "value_error":
-        return f"{where}: {item['ctx']['error']}"
-    return f"{where} is {item['input']!r}, {item['msg'][0].lower()}{item['msg'][1:]}"
+    return check(Profiles, read_yaml(path, place), place)

@@ -37,7 +37,7 @@ def look_for_sources(intent: Intent) -> Sources:
     settings = intent.settings
     models = {name for name in (settings.model.name, settings.data.tokenizer) if name}
     data_sets = {settings.data.path} - {_BUILT_IN}
-    absent = sorted(name for name in models | data_sets if _is_folder(name) and not Path(name).expanduser().is_dir())
+    absent = sorted(name for name in models | data_sets if _is_folder(name) and not Path(name).is_dir())
     models, data_sets = ({name for name in names if not _is_folder(name)} for names in (models, data_sets))
     cached = {name for name in models if _has_model(name)} | {name for name in data_sets if _has_data_set(name)}
     on_hub = models | data_sets

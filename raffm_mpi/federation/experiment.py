@@ -84,8 +84,8 @@ class Outline:
         if self.fleet is None:
             return True
         limits = Limits(self.fleet, self.prices, self.partition, self.settings.training)
-        is_by_device = getattr(self.settings.method, "budget", "") == "device"
-        return limits(client, selection) if is_by_device else limits.holds(client, selection)
+        by_device = self.settings.method.needs_devices
+        return limits(client, selection) if by_device else limits.holds(client, selection)
 
     def client_flops(self, round: int, client: int, selection: Selection) -> float:
         """FLOPs of one client's local training in one round."""
@@ -157,7 +157,7 @@ def look(settings: Settings) -> Look:
     if num_clients is not None and kind not in ("k_shot", "by_column"):
         num_examples = next(split.num_examples for split in info.splits if split.role == "train")
         data.check_enough(settings.data.partition, num_examples, num_clients)
-    if getattr(settings.method, "distillation", 0) and info.task not in _DISTILLED:
+    if settings.method.distils and info.task not in _DISTILLED:
         allowed = " and ".join(_DISTILLED)
         raise UserMistake(f"method.distillation: task {info.task} has no classes to distil; allowed with {allowed}")
     config = load_config(settings.model, info)

@@ -47,7 +47,7 @@ class Prices:
                 selection,
                 batch_size=training.batch_size,
                 **self._lengths,
-                optimizer="sgd_momentum" if training.momentum else training.optimizer,
+                optimizer=training.optimizer_state,
             )
 
         return self._once(self._bytes, selection, estimate)

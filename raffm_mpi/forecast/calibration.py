@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from raffm_mpi.config import PositiveInt, Seconds, SettingsGroup
+from raffm_mpi.config import PositiveInt, Seconds, SettingsGroup, check, read_yaml, write_yaml
 from raffm_mpi.devices import DEVICE_NUMBERS, Profile
 from raffm_mpi.errors import UserMistake, reason
 from raffm_mpi.files import write_text
@@ -54,20 +53,8 @@ class Calibration(SettingsGroup):
     @classmethod
     def read(cls, path: Path) -> Calibration:
         """Read a calibration file; raises UserMistake with one sentence for each mistake."""
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserMistake(f"calibration '{path}' cannot be read: {reason(error)}") from None
-        except yaml.YAMLError as error:
-            raise UserMistake(f"calibration '{path}' is not YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(values, dict):
-            raise UserMistake(f"calibration '{path}' must be a mapping, got {type(values).__name__}")
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise UserMistake(
-                "\n".join(f"calibration '{path}': {_sentence(item)}" for item in error.errors())
-            ) from None
+        place = f"calibration '{path}'"
+        return check(cls, read_yaml(path, place), place, remedy="; measure again with raffm-mpi calibrate")
 
     def profile(self, like: Profile, like_name: str) -> Profile:
         """A device profile with what was measured; what was not (links, power) is another's, and its sources say so."""
@@ -79,19 +66,8 @@ class Calibration(SettingsGroup):
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all; raises UserMistake where it cannot be written."""
-        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        text = write_yaml(self.model_dump(mode="json"))
         try:
             write_text(path, f"# Measured by raffm-mpi calibrate; see docs/scaling.md.\n{text}")
         except OSError as error:
             raise UserMistake(f"calibration '{path}' cannot be written: {reason(error)}") from None
-
-
-def _sentence(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        group = ExchangeSpeeds if item["loc"][0] == "exchange" else Calibration
-        return f"{where}: unknown key; allowed: {', '.join(group.model_fields)}"
-    if item["type"] == "missing":
-        return f"{where} is missing; measure again with raffm-mpi calibrate"
-    message = item["msg"][0].lower() + item["msg"][1:]
-    return f"{where}: {item['input']!r} is not allowed: {message}"

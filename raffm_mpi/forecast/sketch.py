@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from raffm_mpi import data
-from raffm_mpi.config import Settings
+from raffm_mpi.config import KShotPartition, Settings
 from raffm_mpi.elastic.cost import Lengths
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.federation.experiment import Outline, choose_method, deal, fleet_of, lengths_of, look, outlined
@@ -62,7 +62,7 @@ def _prepared(settings: Settings, info: data.DataInfo, folder: Path) -> _Shares:
 
 
 def _assumed(settings: Settings, info: data.DataInfo) -> _Shares:
-    kind, num_clients = settings.data.partition, settings.federation.num_clients
+    dealt, num_clients = settings.data.partition, settings.federation.num_clients
     if num_clients is None:
         raise UserMistake(
             "federation.num_clients is missing: how many clients by_column makes is known when the data set has been "
@@ -77,7 +77,7 @@ def _assumed(settings: Settings, info: data.DataInfo) -> _Shares:
         lengths["num_tokens"] = settings.data.max_length
     if info.task == "seq2seq":
         lengths["num_targets"] = settings.data.max_target_length
-    total = num_clients * kind.shots * info.num_classes if kind.kind == "k_shot" else num_rows["train"]
+    total = num_clients * dealt.shots * info.num_classes if isinstance(dealt, KShotPartition) else num_rows["train"]
     tokens = f" of {settings.data.max_length} tokens" if lengths else ""
     what = f"the data set is not prepared: {total / num_clients:,.1f} examples{tokens} for every client are assumed"
     return _Shares(_equal_shares(total, num_clients), lengths, num_rows, assumed=(what,))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raffm_mpi.config import ComputeSettings, TrainingSettings
+from raffm_mpi.config import ComputeSettings, SGDTraining, TrainingSettings
 from raffm_mpi.data import Split, UnreadableExample
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.learning.objective import Objective
@@ -175,7 +175,7 @@ def _backward(
 
 def _optimizer(model: nn.Module, settings: TrainingSettings, rate: float) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if settings.optimizer == "sgd":
+    if isinstance(settings, SGDTraining):
         return torch.optim.SGD(
             parameters, rate, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True
         )

@@ -21,7 +21,7 @@ from raffm_mpi.methods.raffm import RaFFM
 
 __all__ = ["METHODS", "Method", "check_method", "make_method", "prepare_model"]
 
-METHODS: dict[type[config.SettingsGroup], type[Method]] = {
+METHODS: dict[type[MethodSettings], type[Method]] = {
     config.FedAvgSettings: FedAvg,
     config.RaFFMSettings: RaFFM,
     config.HeteroFLSettings: HeteroFL,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
-from raffm_mpi.config import BudgetSettings, RaFFMSettings
+from raffm_mpi.config import DeviceBudget, DrawnBudget
 from raffm_mpi.elastic.labels import FULL, Selection
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.errors import UserMistake
@@ -24,7 +24,7 @@ class Budgets:
 
     def __init__(
         self,
-        settings: BudgetSettings | RaFFMSettings,
+        budget: DrawnBudget | DeviceBudget,
         path: Sequence[Selection],
         price: Price,
         seed: int,
@@ -32,12 +32,12 @@ class Budgets:
     ) -> None:
         self.path = path
         self._seed = seed
-        self._fits = fits if settings.budget == "device" else None
-        if self._fits:  # rungs to evaluate and to draw from: the path's thirds
+        self._fits = fits if isinstance(budget, DeviceBudget) else None
+        if isinstance(budget, DeviceBudget):  # rungs to evaluate and to draw from: the path's thirds
             self._places = [len(path) * third // 3 - (third == 3) for third in range(4)]
         else:
-            priced = attrgetter({"parameters": "parameters", "flops": "forward_flops"}[settings.budget_of])
-            self._places = [_largest_within(budget, path, lambda s: priced(price(s))) for budget in settings.budgets]
+            priced = attrgetter({"parameters": "parameters", "flops": "forward_flops"}[budget.of])
+            self._places = [_largest_within(share, path, lambda s: priced(price(s))) for share in budget.shares]
 
     def place(self, client: int) -> int:
         """Where on the path the largest sub-model within a client's budget is; every budget is as likely.
@@ -68,7 +68,7 @@ class Budgeted(Method):
 
     def __init__(self, layout: ModelLayout, seed: int, price: Price, settings: Any, fits: Fits | None = None) -> None:
         super().__init__(layout, seed, price, settings, fits)
-        self.budgets = Budgets(settings, self.path(), price, seed, fits)
+        self.budgets = Budgets(settings.budget, self.path(), price, seed, fits)
 
     @abstractmethod
     def path(self) -> Sequence[Selection]:
@@ -93,13 +93,13 @@ def equal_widths(layout: ModelLayout, axes: Sequence[str]) -> list[Selection]:
     return path
 
 
-def _largest_within(budget: float, path: Sequence[Selection], price: Callable[[Selection], float]) -> int:
-    """Where on a path the largest sub-model is that costs at most ``budget`` times the full model.
+def _largest_within(share: float, path: Sequence[Selection], price: Callable[[Selection], float]) -> int:
+    """Where on a path the largest sub-model is that costs at most ``share`` times the full model.
 
     Raises UserMistake if even the smallest costs more.
     """
-    fitting = bisect_right(path, budget * price(FULL), key=price)
+    fitting = bisect_right(path, share * price(FULL), key=price)
     if fitting == 0:
-        share = price(path[0]) / price(FULL)
-        raise UserMistake(f"method.budgets: {budget} is below the smallest sub-model, which is {share:.3f}")
+        smallest = price(path[0]) / price(FULL)
+        raise UserMistake(f"method.budget.shares: {share} is below the smallest sub-model, which is {smallest:.3f}")
     return fitting - 1

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from raffm_mpi.config import RaFFMSettings
+from raffm_mpi.config import RaFFMSettings, SandwichBudget
 from raffm_mpi.elastic.labels import FULL, Selection
 from raffm_mpi.elastic.salience import order, paper_dimensions
 from raffm_mpi.elastic.table import ModelLayout
@@ -32,8 +32,9 @@ class RaFFM(Method):
         super().__init__(layout, seed, price, settings, fits)
         self.space = resolve(settings.space, layout)
         self.needs_update = settings.salience == "first_order"
-        by_budget = settings.widths == "budget"
-        self._budgets = Budgets(settings, self.space.path, price, seed, fits) if by_budget else None
+        budget = settings.budget
+        is_sandwich = isinstance(budget, SandwichBudget)
+        self._budgets = None if is_sandwich else Budgets(budget, self.space.path, price, seed, fits)
         self._ordered = _ordered(settings, layout)
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import uuid
@@ -11,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import Tensor, nn
 
-from raffm_mpi.config import Settings, apply_overrides
+from raffm_mpi.config import Settings, check_logged
 from raffm_mpi.devices import Fleet
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.learning.model import sha256
@@ -118,10 +116,7 @@ def find_start(settings: Settings) -> Start:
 
 def logged_settings(run: Run, overrides: Sequence[str] = ()) -> Settings:
     """The settings of a run, with overrides; raises UserMistake for settings that this version does not know."""
-    try:
-        return Settings.model_validate(apply_overrides(copy.deepcopy(run.config), overrides))
-    except ValidationError as error:
-        raise UserMistake(f"'{run.path}' was written with settings that this version does not know: {error}") from None
+    return check_logged(run.config, overrides, f"log '{run.path}'")
 
 
 def changes(old: Settings, new: Settings) -> list[str]:

@@ -183,8 +183,13 @@ def two_by_two():
 
 
 def aggregator(name, rank=2, alpha=1.0, seed=0):
-    lora = {"rank": rank, "alpha": alpha, "aggregation": name}
-    values = {"output": "x", "seed": seed, "model": {"family": "vit", "lora": lora}, "federation": {"num_clients": 2}}
+    values = {
+        "output": "x",
+        "seed": seed,
+        "model": {"family": "vit", "lora": {"rank": rank, "alpha": alpha}},
+        "federation": {"num_clients": 2},
+        "aggregation": name,
+    }
     return make_aggregator(Settings.model_validate(values), two_by_two())
 
 
@@ -366,15 +371,10 @@ def test_a_node_with_other_frozen_weights_is_named():
 
 MISTAKES = {
     "ranks above rank": ({"rank": 4, "ranks": [2, 8]}, {}, "model.lora: ranks has 8, which is more than rank 4"),
-    "unknown aggregation": ({"aggregation": "sum"}, {}, "model.lora.aggregation: 'sum' is not allowed"),
+    "aggregation of 0.1": ({"aggregation": "hetlora"}, {}, "model.lora.aggregation is now aggregation: hetlora"),
     "unknown key": ({"rnak": 4}, {}, "model.lora.rnak: unknown key, did you mean 'rank'?"),
     "rank zero": ({"ranks": [0]}, {}, "model.lora.ranks.0: 0 is not allowed"),
     "no targets": ({"targets": []}, {}, "model.lora.targets: [] is not allowed"),
-    "official arithmetic": (
-        {"aggregation": "flexlora"},
-        {"paper_faithful": True},
-        "federation.paper_faithful goes with model.lora.aggregation mean, not flexlora",
-    ),
 }
 
 

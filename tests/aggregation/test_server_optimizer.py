@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from raffm_mpi.aggregation.exact import ExactSum, apply_update
 from raffm_mpi.aggregation.server_optimizer import MeanUpdate, make_server_optimizer
-from raffm_mpi.config import ServerSettings
+from raffm_mpi.config import AnyServer
 from raffm_mpi.elastic.labels import FULL, Layout, parse, union, within
 from raffm_mpi.elastic.packing import pack
 from raffm_mpi.errors import UserMistake
@@ -37,7 +38,7 @@ LAYOUT = Layout(
 
 
 def make(layout, name, **values):
-    return make_server_optimizer(ServerSettings(optimizer=name, **values), layout)
+    return make_server_optimizer(TypeAdapter(AnyServer).validate_python({"optimizer": name, **values}), layout)
 
 
 def aggregate(tensors, layout, optimizer, clients):

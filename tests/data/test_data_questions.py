@@ -13,13 +13,15 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from raffm_mpi.config import DataSettings, PartitionSettings, load_settings
+from raffm_mpi.config import AnyPartition, DataSettings, IIDPartition, load_settings
 from raffm_mpi.data import FederatedData, References, Split, TextInput, inspect, open_data, partition, prepare
 from raffm_mpi.errors import UserMistake
 
+CHOICE = TypeAdapter(AnyPartition)
 NOWHERE: dict[str, list[Any]] = {"text": [], "answer_start": []}
 ANSWERS = {"text": datasets.List(datasets.Value("string")), "answer_start": datasets.List(datasets.Value("int32"))}
 VOCABULARY = ["the", "of", "was", "first", "Zürich", "naïve", "café", "1999", "river", "Ünïcode", "—", "city", "old"]
@@ -284,7 +286,7 @@ def test_windows_go_to_the_client_of_their_group(tmp_path: Path) -> None:
 def test_all_windows_of_an_example_go_to_one_client(sizes: list[int], seed: int) -> None:
     numbers = np.arange(0, 2 * len(sizes), 2)  # gaps, as after a hold-out
     examples = np.repeat(numbers, sizes)
-    dealt = partition(PartitionSettings(), np.zeros(len(examples)), 6, seed, None, (), examples)
+    dealt = partition(IIDPartition(), np.zeros(len(examples)), 6, seed, None, (), examples)
     held = [set(examples[dealt.client(k)].tolist()) for k in range(6)]
     assert sum(len(own) for own in held) == len(set.union(*held)) == len(sizes)
     assert np.array_equal(np.sort(dealt.indices), np.arange(len(examples)))
@@ -295,7 +297,7 @@ def test_all_windows_of_an_example_go_to_one_client(sizes: list[int], seed: int)
 @pytest.mark.parametrize("kind", ["iid", "dirichlet", "shards"])
 def test_rows_that_are_examples_are_dealt_as_without_numbers(kind: str) -> None:
     labels = np.random.default_rng(0).integers(4, size=200)
-    settings = PartitionSettings.model_validate({"kind": kind})
+    settings = CHOICE.validate_python(kind)
     plain = partition(settings, labels, 7, 3)
     numbered = partition(settings, labels, 7, 3, examples=np.arange(200))
     assert np.array_equal(plain.indices, numbered.indices) and np.array_equal(plain.offsets, numbered.offsets)

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from raffm_mpi.config import PartitionSettings
+from raffm_mpi.config import AnyPartition, ByColumnPartition, IIDPartition, KShotPartition
 from raffm_mpi.data import Partition, partition
 from raffm_mpi.data.partitions import draw_from_each
 from raffm_mpi.errors import UserMistake
 
+CHOICE = TypeAdapter(AnyPartition)
 COVERING_KINDS = ("iid", "dirichlet", "shards", "by_column")
 
 
@@ -27,8 +29,8 @@ def deal(kind: str, labels: np.ndarray, num_clients: int, seed: int = 0, **optio
     """A partition of any kind; by_column deals by a made-up column with one value for each client."""
     if kind == "by_column":
         groups = np.random.default_rng(1).permutation(np.arange(len(labels)) % num_clients)
-        return partition(PartitionSettings(kind="by_column", column="user"), labels, None, seed, groups)
-    return partition(PartitionSettings.model_validate({"kind": kind, **options}), labels, num_clients, seed)
+        return partition(ByColumnPartition(column="user"), labels, None, seed, groups)
+    return partition(CHOICE.validate_python({"kind": kind, **options}), labels, num_clients, seed)
 
 
 def skew(dealt: Partition, labels: np.ndarray) -> float:
@@ -157,7 +159,7 @@ def test_k_shot_with_replacement_repeats_within_a_client_only_when_it_must() -> 
 
 def test_by_column_gives_each_value_a_client_in_order_of_value() -> None:
     groups = np.array([7, 2, 7, 9, 2, 7])
-    column = PartitionSettings(kind="by_column", column="user")
+    column = ByColumnPartition(column="user")
     for num_clients in (None, 3):
         dealt = partition(column, np.zeros(6, dtype=np.int64), num_clients, 0, groups)
         assert [list(dealt.client(k)) for k in range(3)] == [[1, 4], [0, 2, 5], [3]]
@@ -189,28 +191,24 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         "data.partition.shards_per_client: 3 for each of 1000 clients are 3000 shards, more than the 1437 training",
     ),
     "too few for the shots": (
-        lambda: partition(
-            PartitionSettings(kind="k_shot"), np.repeat([0, 1], [9000, 120]), 100, 0, label_names=["dog", "cat"]
-        ),
+        lambda: partition(KShotPartition(), np.repeat([0, 1], [9000, 120]), 100, 0, label_names=["dog", "cat"]),
         r"data.partition: k_shot of 16 for 100 clients needs 1600 examples of class 1 \('cat'\), the training split "
         "has 120; use replacement: true, fewer clients or fewer shots",
     ),
     "an empty class": (
-        lambda: partition(
-            PartitionSettings(kind="k_shot", replacement=True), ONE_OF_TWO, 10, 0, label_names=["a", "b", "c"]
-        ),
+        lambda: partition(KShotPartition(replacement=True), ONE_OF_TWO, 10, 0, label_names=["a", "b", "c"]),
         r"needs 1 examples of class 2 \('c'\), the training split has 0$",
     ),
     "other number of values": (
-        lambda: partition(PartitionSettings(kind="by_column", column="user"), ONE_OF_TWO, 10, 0, ONE_OF_TWO),
+        lambda: partition(ByColumnPartition(column="user"), ONE_OF_TWO, 10, 0, ONE_OF_TWO),
         "federation.num_clients: 10, but column 'user' has 2 values in the training examples; leave num_clients out",
     ),
     "no column": (
-        lambda: partition(PartitionSettings(kind="by_column", column="user"), ONE_OF_TWO, None, 0),
+        lambda: partition(ByColumnPartition(column="user"), ONE_OF_TWO, None, 0),
         "data.partition.column: the values of column 'user' are not given",
     ),
     "no number of clients": (
-        lambda: partition(PartitionSettings(), ONE_OF_TWO, None, 0),
+        lambda: partition(IIDPartition(), ONE_OF_TWO, None, 0),
         "federation.num_clients is missing; data.partition.kind iid cannot infer it",
     ),
 }

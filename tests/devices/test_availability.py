@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raffm_mpi.config import AvailabilitySettings
+from raffm_mpi.config import AlwaysAvailable, DailyAvailability, FileAvailability, OnOffAvailability
 from raffm_mpi.devices.availability import DAY_S, Periodic, make_availability
 from raffm_mpi.errors import UserMistake
 
@@ -19,7 +19,7 @@ def share_on(availability, now_s) -> float:
 
 
 def test_always_means_for_ever():
-    always = make_availability(AvailabilitySettings(), 3, seed=0)
+    always = make_availability(AlwaysAvailable(), 3, seed=0)
     assert always.until(5.0).tolist() == [np.inf] * 3
     assert always.next_s(5.0) == 5.0
 
@@ -35,24 +35,22 @@ def test_in_turns_by_hand():
 
 
 def test_clients_in_turns_are_on_for_their_share_at_any_time():
-    turns = make_availability(AvailabilitySettings(kind="on_off", on_s=300, off_s=900), NUM_CLIENTS, seed=0)
+    turns = make_availability(OnOffAvailability(on_s=300, off_s=900), NUM_CLIENTS, seed=0)
     for now_s in (0.0, 1e3, 1e7):
         assert share_on(turns, now_s) == pytest.approx(0.25, abs=0.05)
 
 
 def test_clients_of_one_night_are_on_at_night():
-    nights = make_availability(
-        AvailabilitySettings(kind="daily", on_s=8 * 3600, start_h=22, spread_h=1), NUM_CLIENTS, 0
-    )
+    nights = make_availability(DailyAvailability(on_s=8 * 3600, start_h=22, spread_h=1), NUM_CLIENTS, 0)
     for day in (0, 3):
         assert share_on(nights, day * DAY_S + 2 * 3600) > 0.99
         assert share_on(nights, day * DAY_S + 14 * 3600) < 0.01
         assert share_on(nights, day * DAY_S + 22 * 3600) == pytest.approx(0.5, abs=0.1)  # half of them have begun
 
 
-@given(now_s=st.floats(0, 1e9), seed=st.integers(0, 5), kind=st.sampled_from(["on_off", "daily"]))
+@given(now_s=st.floats(0, 1e9), seed=st.integers(0, 5), kind=st.sampled_from([OnOffAvailability, DailyAvailability]))
 def test_the_next_moment_is_one_at_which_somebody_can_be_reached(now_s, seed, kind):
-    some = make_availability(AvailabilitySettings(kind=kind, on_s=60.0), 3, seed)
+    some = make_availability(kind(on_s=60.0), 3, seed)
     moment = some.next_s(now_s)
     assert moment >= now_s
     assert (some.until(moment) > moment).any()
@@ -61,7 +59,7 @@ def test_the_next_moment_is_one_at_which_somebody_can_be_reached(now_s, seed, ki
 def traces(tmp_path, text: str, num_clients: int = 4):
     path = tmp_path / "traces.csv"
     path.write_text(text)
-    return make_availability(AvailabilitySettings(kind="file", path=str(path)), num_clients, seed=0)
+    return make_availability(FileAvailability(path=str(path)), num_clients, seed=0)
 
 
 def test_a_file_is_followed_and_repeats(tmp_path):
@@ -95,4 +93,4 @@ def test_a_wrong_file_is_refused_in_one_sentence(tmp_path, text, sentence):
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UserMistake, match=r"none\.csv' cannot be read: No such file"):
-        make_availability(AvailabilitySettings(kind="file", path=str(tmp_path / "none.csv")), 2, seed=0)
+        make_availability(FileAvailability(path=str(tmp_path / "none.csv")), 2, seed=0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raffm_mpi.config import AvailabilitySettings, DeviceSettings
+from raffm_mpi.config import AlwaysAvailable, DeviceSettings
 from raffm_mpi.devices import Fleet, Profile, Work, simulate
 from raffm_mpi.devices.availability import Availability, make_availability
 
@@ -40,7 +40,7 @@ class Until(Availability):
 
 def fleet(devices, *, until=None, **settings) -> Fleet:
     chosen = DeviceSettings(population={"raspberry_pi_4": 1.0}, **settings)
-    availability = Until(until) if until else make_availability(AvailabilitySettings(), len(devices), 0)
+    availability = Until(until) if until else make_availability(AlwaysAvailable(), len(devices), 0)
     return Fleet(chosen, {"slow": SLOW, "fast": FAST}, np.array(devices, np.int16), availability, seed=0)
 
 

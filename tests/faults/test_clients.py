@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from raffm_mpi.config import TrainingSettings
+from raffm_mpi.config import SGDTraining
 from raffm_mpi.learning.training import Processor, TrainingFault, is_out_of_memory, train
 from raffm_mpi.log import open_run
 
@@ -42,7 +42,7 @@ class Points:
 
 def trained(rows, micro_batches=1, **settings):
     model = Line().double()
-    given = TrainingSettings(optimizer="sgd", **{"batch_size": 5, "learning_rate": 0.01, **settings})
+    given = SGDTraining(**{"batch_size": 5, "learning_rate": 0.01, **settings})
     key = {"seed": 0, "round_number": 0, "client": 0}
     result = train(model, Points(), np.array(rows), given, CPU, **key, micro_batches=micro_batches)
     return result, float(model.weight.detach())

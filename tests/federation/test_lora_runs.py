@@ -29,11 +29,16 @@ WAYS = ("mean", "hetlora", "flexlora", "stacking")
 # name -> (model, lora, method)
 VARIANTS = {
     "plain": ("vit", {"rank": 8, "dropout": 0.1}, "fedavg"),
-    "alike": ("vit", {"rank": 8, "dropout": 0.1, "ranks": [8, 8], "aggregation": "mean"}, "fedavg"),
-    **{f"vit-{way}": ("vit", {**SEVERAL, "aggregation": way}, "fedavg") for way in WAYS},
-    **{f"bert-{way}": ("bert", {**SEVERAL, "aggregation": way}, "fedavg") for way in WAYS},
-    **{f"elastic-{way}": ("vit", {**SEVERAL, "aggregation": way, "targets": ["q_proj", "fc1"]}, RAFFM) for way in WAYS},
+    "alike": ("vit", {"rank": 8, "dropout": 0.1, "ranks": [8, 8]}, "fedavg"),
+    **{f"vit-{way}": ("vit", SEVERAL, "fedavg") for way in WAYS},
+    **{f"bert-{way}": ("bert", SEVERAL, "fedavg") for way in WAYS},
+    **{f"elastic-{way}": ("vit", {**SEVERAL, "targets": ["q_proj", "fc1"]}, RAFFM) for way in WAYS},
 }
+
+
+def way_of(name):
+    """How a variant aggregates."""
+    return next((way for way in WAYS if name.endswith(way)), "mean")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +49,9 @@ def configs(federations, tmp_path_factory):
         settings = yaml.safe_load((federations / f"{model}.yaml").read_text())
         settings["model"] = {**settings["model"], "lora": lora}
         settings["training"] = {**settings["training"], "learning_rate": 1.0e-2}
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump({**settings, "method": method}))
+        (folder / f"{name}.yaml").write_text(
+            yaml.safe_dump({**settings, "method": method, "aggregation": way_of(name)})
+        )
     return folder
 
 

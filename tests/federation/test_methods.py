@@ -5,10 +5,10 @@ from __future__ import annotations
 import yaml
 from hashes import hashes_on
 
-from raffm_mpi.config import METHODS as SETTINGS
+from raffm_mpi.config import METHOD_SETTINGS
 from raffm_mpi.log import open_run
 
-BUDGETS = {"budgets": [1.0, 0.8, 0.6], "budget_of": "parameters"}
+BUDGETS = {"budget": {"kind": "drawn", "shares": [1.0, 0.8, 0.6]}}
 OWN = """
 from raffm_mpi.methods import Method
 
@@ -34,7 +34,9 @@ WHOLE = ("fedavg", "fedprox")  # what a client holds is the full model
 
 
 def test_every_method_trains_two_rounds_to_the_same_bits_on_3_ranks_as_on_1(mpirun, federations, tmp_path):
-    assert {settings["method"]["name"] for settings in VARIANTS.values()} == {n for n in SETTINGS if ":" not in n}
+    assert {settings["method"]["name"] for settings in VARIANTS.values()} == {
+        n for n in METHOD_SETTINGS if ":" not in n
+    }
     (tmp_path / "own.py").write_text(OWN)
     own = {"own": {"method": {"name": f"{tmp_path}/own.py:Halves"}}}
     configs = []

@@ -26,8 +26,8 @@ MISTAKES = {
         "method.space.heads: 0.5 of head[0] (size 3) is 1.5, not a whole number",
     ),
     "budget below the space": (
-        ["method={name: raffm, widths: budget, budgets: [0.01]}"],
-        "method.budgets: 0.01 is below the smallest sub-model",
+        ["method={name: raffm, budget: {kind: drawn, shares: [0.01]}}"],
+        "method.budget.shares: 0.01 is below the smallest sub-model",
     ),
     "more clients than examples": (["federation.num_clients=5000"], "5000 clients are more than the"),
     "output not writable": (["output=/proc/nowhere/run"], "output: folder '/proc/nowhere/run' cannot be written"),

@@ -165,7 +165,7 @@ def test_the_official_arithmetic_differs_and_is_as_independent_of_ranks(
             ranks,
             federations / "vit.yaml",
             tmp_path / str(ranks),
-            "federation.paper_faithful=true",
+            "aggregation=official",
         ).attributes["final_model_sha256"]
         for ranks in (1, 3)
     ]

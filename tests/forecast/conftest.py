@@ -20,8 +20,7 @@ SETTINGS = {
     "federation": {"num_clients": 12, "participation": 0.5, "num_rounds": 2},
     "method": {
         "name": "raffm",
-        "widths": "budget",
-        "budgets": [0.5, 0.8],
+        "budget": {"kind": "drawn", "shares": [0.5, 0.8]},
         "space": {"ffn": [0.25, 0.5, 1.0], "heads": [1, 2, 3], "head_width": [4, 8]},
     },
     "training": {"batch_size": 8, "learning_rate": 1.0e-3},

@@ -51,7 +51,7 @@ def test_what_is_no_calibration_is_refused(tmp_path, text, sentence):
 
 
 def test_a_file_that_is_not_there_or_cannot_be_written_is_named(calibration, tmp_path):
-    with pytest.raises(UserMistake, match=r"calibration '.*none\.yaml' cannot be read: No such file"):
+    with pytest.raises(UserMistake, match=r"calibration '.*none\.yaml' does not exist"):
         Calibration.read(tmp_path / "none.yaml")
     (tmp_path / "file").touch()
     with pytest.raises(UserMistake, match=r"calibration '.*' cannot be written: "):

@@ -146,7 +146,7 @@ def write_tokenizer(folder: Path, words: list[str]) -> Path:
     ("arguments", "sentence"),
     [
         (["--nodes", "0"], "--nodes: 0 is not allowed"),
-        (["--calibration", "nowhere.yaml"], "calibration 'nowhere.yaml' cannot be read"),
+        (["--calibration", "nowhere.yaml"], "calibration 'nowhere.yaml' does not exist"),
         (["method.name=fedrolx"], "unknown method fedrolx"),
         (["data.path=./nowhere"], "data.path: folder './nowhere' does not exist"),
         (["method.space={ffn: [1000]}"], "method.space.ffn: 1000 is wider than the model"),

@@ -132,7 +132,11 @@ def test_more_groups_never_take_longer_to_compute(planned, calibration):
 
 def test_memory_grows_with_the_widths(planned):
     def needed(budget: float) -> Memory:
-        method = {"name": "raffm", "widths": "budget", "budgets": [budget], "space": {"ffn": [0.25, 0.5, 0.75, 1.0]}}
+        method = {
+            "name": "raffm",
+            "budget": {"kind": "drawn", "shares": [budget]},
+            "space": {"ffn": [0.25, 0.5, 0.75, 1.0]},
+        }
         return predict(sketch(planned(method=method, compute={"device": "cuda"})), Cluster(1, 1)).memory
 
     memories = [needed(budget) for budget in (0.7, 0.8, 0.9, 1.0)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-from raffm_mpi.config import ComputeSettings, DataSettings, TrainingSettings
+from raffm_mpi.config import AdamWTraining, ComputeSettings, DataSettings, SGDTraining
 from raffm_mpi.data import ImageInput, inspect, open_data, prepare
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.learning.training import Processor, examples_seen, learning_rate, num_steps, train
@@ -47,9 +49,9 @@ def run(split, model, settings, indices=None, **key):
     return train(model, split, indices, settings, DEVICE, **{"seed": 0, "round_number": 0, "client": 0, **key})
 
 
-@pytest.mark.parametrize("settings", [{"optimizer": "sgd", "momentum": 0.9}, {"weight_decay": 0.1}])
+@pytest.mark.parametrize("settings", [partial(SGDTraining, momentum=0.9), partial(AdamWTraining, weight_decay=0.1)])
 def test_training_on_one_batch_is_plain_torch(split, settings):
-    settings = TrainingSettings(batch_size=50, local_epochs=3, learning_rate=0.01, max_grad_norm=0.5, **settings)
+    settings = settings(batch_size=50, local_epochs=3, learning_rate=0.01, max_grad_norm=0.5)
     ours, plain = make_model(), make_model()
     result = run(split, ours, settings)
     if settings.optimizer == "sgd":
@@ -72,7 +74,7 @@ def test_training_on_one_batch_is_plain_torch(split, settings):
 
 
 def test_the_key_alone_decides_the_bits_dropout_included(split):
-    settings = TrainingSettings(batch_size=8)
+    settings = AdamWTraining(batch_size=8)
     first, again = make_model(dropout=0.3), make_model(dropout=0.3)
     run(split, first, settings, client=4)
     torch.rand(17)  # whatever this rank did before
@@ -94,7 +96,7 @@ def test_the_key_alone_decides_the_bits_dropout_included(split):
     ],
 )
 def test_steps_and_examples_are_what_the_settings_say(split, settings, steps, seen):
-    settings = TrainingSettings(**settings)
+    settings = AdamWTraining(**settings)
     assert num_steps(settings, 50) == steps
     assert examples_seen(settings, 50) == seen
     assert run(split, make_model(), settings).num_steps == steps
@@ -102,7 +104,7 @@ def test_steps_and_examples_are_what_the_settings_say(split, settings, steps, se
 
 def test_dropout_is_keyed_by_round_and_client(split):
     def state_after(**key):
-        run(split, make_model(dropout=0.3), TrainingSettings(batch_size=50), **key)
+        run(split, make_model(dropout=0.3), AdamWTraining(batch_size=50), **key)
         return torch.get_rng_state().numpy().tobytes()
 
     assert state_after(client=4) == state_after(client=4)
@@ -114,13 +116,13 @@ def test_an_epoch_visits_every_example_once(split, monkeypatch):
     batch = split.batch
     monkeypatch.setattr(split, "batch", lambda rows: visited.extend(rows.tolist()) or batch(rows))
     indices = np.arange(100, 137)
-    run(split, make_model(), TrainingSettings(batch_size=10, local_epochs=2), indices)
+    run(split, make_model(), AdamWTraining(batch_size=10, local_epochs=2), indices)
     assert sorted(visited[:37]) == sorted(visited[37:]) == indices.tolist()
     assert visited[:37] != visited[37:]
 
 
 def test_the_learning_rate_decays_every_so_many_rounds():
-    settings = TrainingSettings(learning_rate=1.0, learning_rate_decay=0.98, decay_every_rounds=5)
+    settings = AdamWTraining(learning_rate=1.0, learning_rate_decay=0.98, decay_every_rounds=5)
     assert [learning_rate(settings, number) for number in (0, 4, 5, 9, 10)] == pytest.approx(
         [1.0, 1.0, 0.98, 0.98, 0.98**2]
     )

@@ -100,7 +100,7 @@ def test_layers_are_drawn_on_their_own_and_the_residual_once(layout):
 @pytest.mark.parametrize("budget_of", ["parameters", "flops"])
 @pytest.mark.parametrize("budget", [0.45, 0.6, 0.83, 1.0])
 def test_a_budget_is_kept_and_nearly_used(layout, budget, budget_of):
-    method = raffm(layout, widths="budget", budgets=[budget], budget_of=budget_of)
+    method = raffm(layout, budget={"kind": "drawn", "shares": [budget], "of": budget_of})
 
     def price(selection):
         found = cost(layout, selection)
@@ -113,7 +113,7 @@ def test_a_budget_is_kept_and_nearly_used(layout, budget, budget_of):
 
 
 def test_clients_keep_their_budget_over_the_rounds(layout):
-    method = raffm(layout, widths="budget", budgets=[0.5, 0.75, 1.0])
+    method = raffm(layout, budget={"kind": "drawn", "shares": [0.5, 0.75, 1.0]})
     first = method.selections(0, list(range(30)))
     assert same(first, method.selections(9, list(range(30))))
     assert len({count_parameters(layout, selection) for selection in first}) == 3

@@ -16,8 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification, T5Config, T5
 from transformers import ViTForImageClassification as ViT
 
 from raffm_mpi.aggregation.exact import ExactSum, apply_update
-from raffm_mpi.config import METHODS as SETTINGS
-from raffm_mpi.config import CustomSettings, RaFFMSettings
+from raffm_mpi.config import METHOD_SETTINGS, CustomSettings, RaFFMSettings
 from raffm_mpi.elastic.adapters import whole_layout
 from raffm_mpi.elastic.cost import cost
 from raffm_mpi.elastic.factors import factor_pairs
@@ -30,7 +29,7 @@ from raffm_mpi.methods.fedrolex import window
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "num_labels": 3}
 COHORT = [7, 3, 11, 2, 9]
-NAMES = [name for name in SETTINGS if ":" not in name]
+NAMES = [name for name in METHOD_SETTINGS if ":" not in name]
 
 
 @pytest.fixture(scope="module")
@@ -44,23 +43,27 @@ def models():
 @pytest.fixture(scope="module")
 def make(models):
     def build(name, family="vit", seed=0, **settings):
-        layout = whole_layout(prepare_model(SETTINGS[name](**settings), copy.deepcopy(models[family])))
+        layout = whole_layout(prepare_model(METHOD_SETTINGS[name](**settings), copy.deepcopy(models[family])))
         lengths = {"num_tokens": 9.0} if family == "bert" else {}
-        return make_method(SETTINGS[name](**settings), layout, seed, partial(cost, layout, **lengths))
+        return make_method(METHOD_SETTINGS[name](**settings), layout, seed, partial(cost, layout, **lengths))
 
     return build
 
 
+def drawn(*shares):
+    return {"kind": "drawn", "shares": list(shares)}
+
+
 def test_every_method_of_the_settings_has_a_class():
-    assert set(METHODS) == {SETTINGS[name] for name in NAMES}
+    assert set(METHODS) == {METHOD_SETTINGS[name] for name in NAMES}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "budgets" in SETTINGS[name].model_fields])
+@pytest.mark.parametrize("name", [name for name in NAMES if "budget" in METHOD_SETTINGS[name].model_fields])
 @pytest.mark.parametrize("family", ["vit", "bert"])
 def test_a_budget_is_kept_over_the_rounds_and_nearly_used(make, name, family):
     budgets = [1.0, 0.8, 0.6]
-    extra = {"widths": "budget", "space": {"residual": [0.25, 0.5, 0.75, 1.0]}} if name == "raffm" else {}
-    method = make(name, family, budgets=budgets, **extra)
+    extra = {"space": {"residual": [0.25, 0.5, 0.75, 1.0]}} if name == "raffm" else {}
+    method = make(name, family, budget=drawn(*budgets), **extra)
     clients = list(range(40))
     first, later = (
         [method.price(selection).parameters / method.price(FULL).parameters for selection in selections]
@@ -88,7 +91,7 @@ def test_a_window_of_fedrolex_moves_by_one_and_wraps_around():
 
 
 def test_fedrolex_holds_every_index_equally_often_over_as_many_rounds_as_the_axis_is_long(make):
-    method = make("fedrolex", budgets=[0.75], axes=["ffn"])
+    method = make("fedrolex", budget=drawn(0.75), axes=["ffn"])
     held = np.zeros(48)
     for round in range(48):
         (selection,) = method.selections(round, [0])
@@ -97,7 +100,7 @@ def test_fedrolex_holds_every_index_equally_often_over_as_many_rounds_as_the_axi
 
 
 def test_heterofl_keeps_the_same_leading_share_of_every_axis(make):
-    selection = make("heterofl", budgets=[0.5]).selections(3, [0])[0]
+    selection = make("heterofl", budget=drawn(0.5)).selections(3, [0])[0]
     shares = {size / {"ffn": 48, "head": 4, "residual": 24}[d.partition("[")[0]] for d, size in selection.items()}
     assert all(isinstance(size, int) for size in selection.values())
     assert max(shares) - min(shares) <= 1 / 4  # a head is a quarter of the heads
@@ -105,7 +108,7 @@ def test_heterofl_keeps_the_same_leading_share_of_every_axis(make):
 
 
 def test_fjord_draws_the_widths_up_to_the_clients_own(make):
-    method = make("fjord", budgets=[1.0, 0.7, 0.4])
+    method = make("fjord", budget=drawn(1.0, 0.7, 0.4))
     largest = max(range(20), key=method.budgets.place)
     smallest = min(range(20), key=method.budgets.place)
     assert len(method.nested(0, largest, FULL).drawn) == 3
@@ -113,22 +116,22 @@ def test_fjord_draws_the_widths_up_to_the_clients_own(make):
     nested = method.nested(0, smallest, own)
     assert nested.drawn == (own,)
     assert not nested.own
-    taught = make("fjord", budgets=[1.0, 0.7, 0.4], distillation=0.5).nested(0, largest, FULL)
+    taught = make("fjord", budget=drawn(1.0, 0.7, 0.4), distillation=0.5).nested(0, largest, FULL)
     assert taught.own and taught.distillation == 0.5
     assert [often for _, often in taught.trained(FULL)] == [1 / 3] * 3 + [1.0]
 
 
 def test_depthfl_holds_the_first_layers_and_refuses_two_stacks(make):
-    method = make("depthfl", budgets=[1.0, 0.8, 0.6])
+    method = make("depthfl", budget=drawn(1.0, 0.8, 0.6))
     depths = {selection.get(DEPTH, 3) for selection in method.selections(0, range(30))}
     assert depths == {3, 2, 1}
     config = T5Config(vocab_size=40, d_model=24, d_kv=6, d_ff=40, num_layers=2, num_heads=3, num_labels=2)
     with pytest.raises(UserMistake, match=r"method.depth: family 't5' has none; known: "):
-        check_method(SETTINGS["depthfl"](), layout_of(T5ForSequenceClassification(config)))
+        check_method(METHOD_SETTINGS["depthfl"](), layout_of(T5ForSequenceClassification(config)))
 
 
 def test_fiarse_holds_the_largest_entries_of_every_matrix(make):
-    method = make("fiarse", budgets=[0.3])
+    method = make("fiarse", budget=drawn(0.3))
     (selection,) = method.selections(0, [0])
     assert set(selection) == {DENSITY}
     found = method.price(selection).parameters / method.price(FULL).parameters
@@ -165,8 +168,8 @@ def test_first_order_salience_is_weight_times_update(make, models):
 
 
 def test_prism_draws_principal_components_more_often(make, models):
-    method = make("prism", budgets=[0.5])
-    model = prepare_model(SETTINGS["prism"](), copy.deepcopy(models["vit"]))
+    method = make("prism", budget=drawn(0.5))
+    model = prepare_model(METHOD_SETTINGS["prism"](), copy.deepcopy(models["vit"]))
     method.begin({name: parameter.detach() for name, parameter in model.named_parameters()})
     rank = next(dimension for dimension in method.layout.sizes if dimension.startswith("rank["))
     held = np.zeros(method.layout.sizes[rank])
@@ -179,7 +182,7 @@ def test_prism_draws_principal_components_more_often(make, models):
 
 
 def test_prism_decomposes_what_was_aggregated_again(make, models):
-    method = make("prism", budgets=[0.5])
+    method = make("prism", budget=drawn(0.5))
     tensors = {name: torch.randn(shape) for name, shape in method.layout.shapes.items()}
     up, down, _ = factor_pairs(method.layout)[0]
     product = tensors[up] @ tensors[down]
@@ -193,7 +196,7 @@ def test_prism_decomposes_what_was_aggregated_again(make, models):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("family", ["vit", "bert"])
 def test_where_every_client_returns_what_it_got_the_models_bits_stay(make, models, name, family):
-    method = make(name, family, **({"budgets": [1.0, 0.7]} if name == "depthfl" else {}))
+    method = make(name, family, **({"budget": drawn(1.0, 0.7)} if name == "depthfl" else {}))
     layout = method.layout
     model = prepare_model(method.settings, copy.deepcopy(models[family]))
     tensors = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -281,8 +284,8 @@ def test_every_hook_of_a_method_is_listed_in_the_docs():
 def test_budgets_below_the_smallest_sub_model_are_refused_by_every_method(make):
     for name in ("depthfl", "fjord"):
         with pytest.raises(
-            UserMistake, match=r"method.budgets: 0.001 is below the smallest sub-model, which is 0\.\d+"
+            UserMistake, match=r"method.budget.shares: 0.001 is below the smallest sub-model, which is 0\.\d+"
         ):
-            make(name, budgets=[0.001])
-    with pytest.raises(UserMistake, match=r"method.budgets: 0.05 is below the smallest"):
-        make_method(RaFFMSettings(widths="budget", budgets=[0.05]), make("fedavg").layout, 0, make("fedavg").price)
+            make(name, budget=drawn(0.001))
+    with pytest.raises(UserMistake, match=r"method.budget.shares: 0.05 is below the smallest"):
+        make_method(RaFFMSettings(budget=drawn(0.05)), make("fedavg").layout, 0, make("fedavg").price)

@@ -1,0 +1,27 @@
+"""The command that says what every setting means: settings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from raffm_mpi.cli.base import app, exit_on_mistake
+from raffm_mpi.errors import UserMistake
+
+
+@app.command()
+def settings(
+    group: Annotated[str | None, typer.Argument(help="A group, as training or data.partition; all if left out")] = None,
+    markdown: Annotated[bool, typer.Option(help="Print all of them as the page docs/settings.md")] = False,
+) -> None:
+    """Say what every setting of a config means, what it may be, and its default."""
+    from raffm_mpi.config import describe
+
+    if markdown:
+        print(describe.markdown(), end="")
+        return
+    try:
+        print(describe.text(group))
+    except UserMistake as error:
+        exit_on_mistake(error)
