@@ -112,7 +112,9 @@ def _unknown_tag(value: Any, choice: ByTag, known: Iterable[str]) -> str:
 def _place(model: type[BaseModel], location: Sequence[int | str]) -> _Place:
     """Follow pydantic's location through the annotations, in which a choice adds its tag."""
     names: list[str] = []
-    here, choice, group = model, None, None
+    here: Any = model
+    choice: ByTag | None = None
+    group: type[BaseModel] | None = None
     members: dict[str, type[BaseModel]] = {}
     tag = None
     for part in location:

@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             raise _refused(f"'*{event.anchor}' is an alias; write the value out", event.start_mark)
         if self._depth >= DEEPEST:
@@ -130,9 +130,14 @@ _Loader.add_constructor(_UNCLEAR, _Loader.refuse_unclear)
 class _Dumper(yaml.SafeDumper):
     """Quotes every text that either this loader or a YAML 1.1 one would read as something else."""
 
+    def write_text(self, text: str) -> ScalarNode:
+        # Between double quotes what is not printable is escaped; elsewhere PyYAML loses the line ends of Unicode.
+        return self.represent_scalar(f"{_TAG}str", text, style=None if text.isprintable() else '"')
+
 
 for _tag, _pattern in _PLAIN.items():
     _Dumper.add_implicit_resolver(_tag, _pattern, None)
+_Dumper.add_representer(str, _Dumper.write_text)
 
 
 def parse_yaml(text: str, place: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raffm_mpi.config import Settings, check_settings, load_settings, read_yaml, write_yaml
@@ -130,6 +130,7 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(TEXTS | st.integers(), inner))
 
 
+@settings(deadline=None)
 @given(value=st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=10))
 @example(value=[*UNCLEAR, "1e-3", "2026-01-01", "true", "null", "~", "", "=", "<<"])
 def test_what_is_written_is_read_back_by_this_reader_and_by_others(value):
@@ -138,6 +139,7 @@ def test_what_is_written_is_read_back_by_this_reader_and_by_others(value):
         assert repr(read) == repr([value])
 
 
+@settings(deadline=None)
 @given(place=st.sampled_from(PLACES), value=VALUES)
 def test_any_value_of_any_setting_gives_settings_or_sentences(place, value):
     values = yaml.safe_load(yaml.safe_dump(GOOD))
@@ -149,6 +151,7 @@ def test_any_value_of_any_setting_gives_settings_or_sentences(place, value):
     settles(values)
 
 
+@settings(deadline=None)
 @given(place=st.sampled_from(PLACES) | TEXTS, text=st.text(), separator=st.sampled_from(["=", "", ".", "=="]))
 @example(place="model.config", text="{a: \x85}", separator="=")
 def test_any_override_gives_settings_or_sentences(place, text, separator):
@@ -159,6 +162,7 @@ def test_any_override_gives_settings_or_sentences(place, text, separator):
     settles(values)
 
 
+@settings(deadline=None)
 @given(values=st.dictionaries(st.sampled_from(list(Settings.model_fields)) | TEXTS, VALUES))
 def test_any_mapping_gives_settings_or_sentences(values):
     settles(values)
@@ -168,7 +172,7 @@ def test_any_mapping_gives_settings_or_sentences(values):
 def settles(values: dict[Any, Any]) -> None:
     """The values are settings, which are written and read back as themselves, or mistakes with a sentence each."""
     try:
-        settings = check_settings(values, "config")
+        checked = check_settings(values, "config")
     except UserMistake as error:
         mistake = error
     else:
@@ -176,5 +180,5 @@ def settles(values: dict[Any, Any]) -> None:
     if mistake:
         assert all(line.startswith("config: ") for line in str(mistake).splitlines())
         return
-    text = settings.to_yaml()
+    text = checked.to_yaml()
     assert check_settings(parse_yaml(text, "it"), "again").to_yaml() == text
