@@ -162,7 +162,7 @@ def test_any_override_gives_settings_or_sentences(place, text, separator):
     settles(values)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(values=st.dictionaries(st.sampled_from(list(Settings.model_fields)) | TEXTS, VALUES))
 def test_any_mapping_gives_settings_or_sentences(values):
     settles(values)
