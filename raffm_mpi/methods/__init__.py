@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from torch import nn
 
 from raffm_mpi import config
 from raffm_mpi.config import CustomSettings, MethodSettings
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.methods.base import Fits, Method, Price
-from raffm_mpi.methods.custom import load_method
+from raffm_mpi.methods.custom import load_method, naming
 from raffm_mpi.methods.depthfl import DepthFL
 from raffm_mpi.methods.fedavg import FedAvg
 from raffm_mpi.methods.fedrolex import FedRolex
@@ -48,7 +50,9 @@ def make_method(
     settings: MethodSettings, layout: ModelLayout, seed: int, price: Price, fits: Fits | None = None
 ) -> Method:
     """The method that the settings describe, for one model; UserMistake if the two contradict each other."""
-    return _class_of(settings)(layout, seed, price, settings, fits)
+    made = _class_of(settings)
+    with naming(settings.name) if isinstance(settings, CustomSettings) else nullcontext():
+        return made(layout, seed, price, settings, fits)
 
 
 def _class_of(settings: MethodSettings) -> type[Method]:
