@@ -19,16 +19,16 @@ def measure(num_parameters: int) -> None:
     import numpy as np
     from mpi4py import MPI
 
-    from raffm_mpi.exchange.transport import Transport
+    from raffm_mpi.exchange.mpi import MPIRanks
 
-    transport, world = Transport(), MPI.COMM_WORLD
+    ranks, world = MPIRanks(), MPI.COMM_WORLD
     model = np.ones(num_parameters, np.float32)
     received = np.empty_like(model)
     sums = np.ones(num_parameters, np.int64)
 
     def ours() -> None:
-        transport.broadcast(model)
-        transport.reduce(sums)
+        ranks.broadcast(model)
+        ranks.reduce(sums)
 
     def raw() -> None:
         world.Bcast(model, root=0)

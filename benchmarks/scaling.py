@@ -118,46 +118,46 @@ def predicted_against_measured(data: str, repeats: int, names: list[str]) -> Non
 def counted(folder: str, config: str) -> None:
     """On every rank: run a federation, and write how many collectives and bytes each round took."""
     from raffm_mpi.cli.displays import make_display
-    from raffm_mpi.exchange import transport as module
+    from raffm_mpi.exchange import mpi as module
     from raffm_mpi.federation.client_group import ClientGroup
     from raffm_mpi.federation.run import run
     from raffm_mpi.federation.server import Server
 
     messages, moved = [0], []
-    chunks = module._chunks
+    chunks = module.chunks
 
     def counting(buffer: np.ndarray) -> list[np.ndarray]:
         found = chunks(buffer)
         messages[0] += len(found)
         return found
 
-    module._chunks = counting
-    transport = module.Transport()
+    module.chunks = counting
+    ranks = module.MPIRanks()
 
     def counted_step(owner: type, name: str, is_round) -> None:
         step = getattr(owner, name)
 
         def wrapped(self, *arguments):
-            before = messages[0], self.transport.bytes_moved
-            transport.was_round = False
+            before = messages[0], self.ranks.bytes_moved
+            ranks.was_round = False
             step(self, *arguments)
             if is_round():
-                moved.append([messages[0] - before[0], self.transport.bytes_moved - before[1]])
+                moved.append([messages[0] - before[0], self.ranks.bytes_moved - before[1]])
 
         setattr(owner, name, wrapped)
 
     def note_round(self, plan) -> None:
-        transport.was_round = True
+        ranks.was_round = True
         serve_round(self, plan)
 
     serve_round, ClientGroup._serve_round = ClientGroup._serve_round, note_round
     counted_step(Server, "_run_round", lambda: True)
-    counted_step(ClientGroup, "_serve_step", lambda: transport.was_round)
+    counted_step(ClientGroup, "_serve_step", lambda: ranks.was_round)
     settings = load_settings(config)
     os.environ.update(OMP_NUM_THREADS="1")
-    run(settings, transport, make_display, True)
-    (Path(folder) / f"{transport.rank}.json").write_text(json.dumps(moved))
-    transport.leave(0)
+    run(settings, ranks, make_display, True)
+    (Path(folder) / f"{ranks.rank}.json").write_text(json.dumps(moved))
+    ranks.leave(0)
 
 
 def oversubscribed(counts: list[int]) -> None:

@@ -84,17 +84,17 @@ def run_missing(runs: Mapping[Path, Mapping[str, Any]]) -> None:
 def on_every_rank(configs: Sequence[str]) -> None:
     from raffm_mpi.cli.displays import make_display
     from raffm_mpi.config import load_settings
-    from raffm_mpi.exchange.transport import Transport
+    from raffm_mpi.exchange.join import join
     from raffm_mpi.federation.run import run as run_federation
 
-    transport = Transport()
+    ranks = join()
     for config in configs:
         settings = load_settings(config)
-        run_federation(settings, transport, make_display, overwrite=True)
-        if transport.rank == 0:
+        run_federation(settings, ranks, make_display, overwrite=True)
+        if ranks.rank == 0:
             with open_run(settings.output) as log:
                 print(config, *log.evaluation["score"].tail(2).round(4), flush=True)
-    transport.leave(0)
+    ranks.leave(0)
 
 
 def place(output: Path, workload: str, name: str, seed: int) -> Path:

@@ -1,4 +1,4 @@
-"""Inside the package imports go downwards only, and two files alone know mpi4py."""
+"""Inside the package imports go downwards only, and one file alone knows mpi4py."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def test_imports_go_downwards_only(path):
         assert other in allowed, f"{own} imports {name}"
 
 
-def test_the_exchange_and_what_asks_the_library_alone_import_mpi4py():
+def test_one_file_alone_imports_mpi4py():
     users = [path for path in FILES if any(name.split(".")[0] == "mpi4py" for name in imports(path))]
-    assert [str(path.relative_to(PACKAGE)) for path in users] == ["exchange/probe.py", "exchange/transport.py"]
+    assert [str(path.relative_to(PACKAGE)) for path in users] == ["exchange/mpi.py"]
 
 
 def test_the_command_line_alone_reaches_the_analysis():

@@ -15,7 +15,7 @@ from raffm_mpi.messages import say
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from raffm_mpi.exchange.transport import Transport
+    from raffm_mpi.exchange.ranks import Ranks
 
 MISTAKE = 2
 
@@ -28,25 +28,33 @@ app = typer.Typer(
 
 
 @contextmanager
-def all_ranks() -> Iterator[Transport]:
-    """The ranks of this job for what a command does with them, and how every one of them ends after it."""
-    from raffm_mpi.exchange.transport import Transport
+def all_ranks(ranks: Ranks | None = None) -> Iterator[Ranks]:
+    """The ranks of this job for what a command does with them, and how every one of them ends after it.
+
+    A mistake that all share is said by one of them and ends all with status 2; one that a single rank meets alone is
+    said by that rank, and ends all as well. Any other error is a fault: its rank shows the traceback, names itself, and
+    ends all with status 1. ``ranks`` are those that a command has joined by itself.
+    """
+    if ranks is None:
+        from raffm_mpi.exchange.join import join
+
+        ranks = join()
+    from raffm_mpi.exchange.ranks import Left, SharedMistake
 
     try:
-        transport = Transport()
-    except UserMistake as error:
-        exit_on_mistake(error)
-    try:
-        yield transport
-        transport.leave(0)
-    except UserMistake as mistake:
-        say_mistake(mistake if transport.rank == 0 else None)
-        transport.leave(MISTAKE)
-    except SystemExit:
+        yield ranks
+        ranks.leave(0)
+    except Left:
         raise
-    except BaseException as error:
+    except SharedMistake as mistake:
+        if ranks.speaks:
+            say_mistake(mistake)
+        ranks.leave(MISTAKE)
+    except UserMistake as mistake:
+        ranks.abort(str(mistake), MISTAKE)
+    except BaseException as error:  # SystemExit, too: it is of code that a run has called, and the others wait
         traceback.print_exc()
-        transport.abort(f"{type(error).__name__}: {error}")
+        ranks.abort(f"{type(error).__name__}: {error}")
 
 
 def prepare_libraries(threads: int) -> None:
@@ -55,13 +63,13 @@ def prepare_libraries(threads: int) -> None:
     os.environ.update(HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
 
 
-def exit_on_mistake(mistake: Exception) -> NoReturn:
-    """Say what a user got wrong, and end with status 2."""
+def end_on_mistake(mistake: UserMistake) -> NoReturn:
+    """Say what a user got wrong, and end this process with status 2."""
     say_mistake(mistake)
     raise SystemExit(MISTAKE)
 
 
-def say_mistake(mistake: Exception | None) -> None:
-    """Say it line by line; None is of a rank that leaves it to another."""
-    for sentence in str(mistake).splitlines() if mistake else ():
+def say_mistake(mistake: UserMistake) -> None:
+    """Say it, a sentence a line."""
+    for sentence in str(mistake).splitlines():
         say(sentence)

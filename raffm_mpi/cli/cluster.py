@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raffm_mpi.cli.base import MISTAKE, all_ranks, app, exit_on_mistake, prepare_libraries, say_mistake
+from raffm_mpi.cli.base import all_ranks, app, prepare_libraries
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.messages import say
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from submitit import Job
 
     from raffm_mpi.devices import Profile
-    from raffm_mpi.exchange.transport import Transport
+    from raffm_mpi.exchange.ranks import Ranks
     from raffm_mpi.launch.jobs import RunResult
 
 
@@ -32,27 +32,23 @@ def doctor(
     """
     from raffm_mpi.cli.displays import print_findings
     from raffm_mpi.doctor.examine import examine
-    from raffm_mpi.doctor.exchange import join, speaks
     from raffm_mpi.doctor.intent import load_intent
+    from raffm_mpi.doctor.meeting import meet
     from raffm_mpi.exchange.interruptions import Interruption
 
     given = [*([config] if config else []), *(overrides or [])]
     path = given.pop(0) if given and ("=" not in given[0] or Path(given[0]).exists()) else None
-    exchange = join()
-    try:
-        intent = exchange.together(lambda: load_intent(path, given))
-        prepare_libraries(1)
-        findings, status = examine(intent, exchange)
-        if speaks(exchange):
+    met, flaw = meet()
+    with all_ranks(met) as ranks:
+        try:
+            intent = ranks.together(lambda: load_intent(path, given))
+            prepare_libraries(1)
+            findings, status = examine(intent, ranks, flaw)
+        except Interruption as interruption:
+            ranks.abort(f"a rank has failed meanwhile {interruption}".strip())
+        if ranks.speaks:
             print_findings(findings)
-        exchange.leave(status)
-    except UserMistake as mistake:
-        say_mistake(mistake if speaks(exchange) else None)
-        exchange.leave(MISTAKE)
-    except Interruption as interruption:
-        exchange.abort(f"a rank was lost meanwhile {interruption}".strip())
-    except Exception as error:
-        exchange.abort(f"{type(error).__name__}: {error}")
+        ranks.leave(status)
 
 
 @app.command()
@@ -69,21 +65,18 @@ def plan(
     """
     from raffm_mpi.config import load_settings
 
-    try:
-        settings = load_settings(config, overrides)
-        prepare_libraries(settings.compute.threads_per_group)
-        from raffm_mpi.forecast.calibration import Calibration
-        from raffm_mpi.forecast.lines import lines
-        from raffm_mpi.forecast.needs import Cluster, predict
-        from raffm_mpi.forecast.sketch import sketch
+    settings = load_settings(config, overrides)
+    prepare_libraries(settings.compute.threads_per_group)
+    from raffm_mpi.forecast.calibration import Calibration
+    from raffm_mpi.forecast.lines import lines
+    from raffm_mpi.forecast.needs import Cluster, predict
+    from raffm_mpi.forecast.sketch import sketch
 
-        cluster = Cluster(nodes, gpus_per_node)
-        measured = Calibration.read(calibration) if calibration else None
-        sketched = sketch(settings)
-        for line in lines(sketched, predict(sketched, cluster, measured), measured):
-            print(line)
-    except UserMistake as error:
-        exit_on_mistake(error)
+    cluster = Cluster(nodes, gpus_per_node)
+    measured = Calibration.read(calibration) if calibration else None
+    sketched = sketch(settings)
+    for line in lines(sketched, predict(sketched, cluster, measured), measured):
+        print(line)
 
 
 @app.command()
@@ -101,22 +94,20 @@ def calibrate(
     """
     from raffm_mpi.config import load_settings
 
-    with all_ranks() as transport:
-        settings = transport.together(lambda: load_settings(config, overrides))
-        other = transport.together(lambda: _profile_of(like, transport) if profile else None)
+    with all_ranks() as ranks:
+        settings = ranks.together(lambda: load_settings(config, overrides))
+        other = ranks.together(lambda: _profile_of(like, ranks) if profile else None)
         prepare_libraries(settings.compute.threads_per_group)
         from raffm_mpi.devices import write_profile
-        from raffm_mpi.federation.experiment import look
         from raffm_mpi.forecast.calibrate import calibrate as measure
 
-        looked = transport.together(lambda: look(settings) if transport.rank == 0 else None)
-        found = measure(settings, transport, looked)
-        transport.together(lambda: found.write(output) if found else None)
+        found = measure(settings, ranks)
+        ranks.together(lambda: found.write(output) if found else None)
         if found:
             alone = "" if found.exchange else "; the exchange was not measured: that takes mpirun and two ranks or more"
             print(f"calibration of {found.num_groups} groups in {output}{alone}")
         if found and profile and other:
-            transport.together(lambda: write_profile(profile, profile.stem, found.profile(other, like)))
+            ranks.together(lambda: write_profile(profile, profile.stem, found.profile(other, like)))
             print(f"device {profile.stem} in {profile}: its memory and speed were measured, the rest is of {like}")
 
 
@@ -143,30 +134,25 @@ def launch(
     from raffm_mpi.config import apply_overrides
     from raffm_mpi.launch.jobs import Batch, Resources
 
-    try:
-        parameters = apply_overrides({}, slurm or [])
-        resources = Resources(
-            nodes, gpus_per_node, groups_per_node, launcher, cluster, time_min, max_requeues, parameters
-        )
-        batch = Batch.of(config, overrides or (), resources)
-        if dry_run:
-            print(batch.script())
-            return
-        submitted = batch.submit()
-    except UserMistake as error:
-        exit_on_mistake(error)
+    parameters = apply_overrides({}, slurm or [])
+    resources = Resources(nodes, gpus_per_node, groups_per_node, launcher, cluster, time_min, max_requeues, parameters)
+    batch = Batch.of(config, overrides or (), resources)
+    if dry_run:
+        print(batch.script())
+        return
+    submitted = batch.submit()
     for job in submitted:
         print(f"job {job.job_id}: {job.paths.stderr}")
     if wait and not _print_results(submitted):
         raise SystemExit(1)
 
 
-def _profile_of(like: str, transport: Transport) -> Profile:
+def _profile_of(like: str, ranks: Ranks) -> Profile:
     """The device that a measured one is like; UserMistake for an unknown one, and where several ranks measure."""
     from raffm_mpi.devices import read_profiles
 
-    if transport.size > 1:
-        raise UserMistake(f"--profile is of one device and takes one process, not {transport.size} ranks")
+    if ranks.size > 1:
+        raise UserMistake(f"--profile is of one device and takes one process, not {ranks.size} ranks")
     known = read_profiles().profiles
     if like not in known:
         raise UserMistake(f"--like: unknown device '{like}'; known: {', '.join(known)}")

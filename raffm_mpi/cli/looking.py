@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from raffm_mpi.cli.base import app, exit_on_mistake
+from raffm_mpi.cli.base import app
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.messages import say
 
@@ -18,11 +18,8 @@ def report(run: Annotated[Path, typer.Argument(help="The output folder of a run,
     """Write the report of a run, finished or not: one page in its folder report/, and each figure as PNG and SVG."""
     from raffm_mpi.analysis.report import write_report
 
-    try:
-        page, *drawn = write_report(run)
-        print(f"{page}, and {len(drawn)} figures beside it")
-    except UserMistake as error:
-        exit_on_mistake(error)
+    page, *drawn = write_report(run)
+    print(f"{page}, and {len(drawn)} figures beside it")
 
 
 @app.command()
@@ -43,20 +40,17 @@ def compare(
     from raffm_mpi.analysis.comparison import gather
     from raffm_mpi.analysis.difference import difference
 
-    try:
-        if diff:
-            if len(runs) != 2:
-                raise UserMistake(f"--diff takes two runs, not {len(runs)}")
-            print(difference(*runs), end="")
-            return
-        if split not in (None, "validation", "test"):
-            raise UserMistake(f"unknown split '{split}'; known: validation, test")
-        found, missing = gather(runs)
-        for sentence in missing:
-            say(sentence)
-        tables = write_comparison(found, output, target or (), _budgets(budget or ()), split, against)
-    except UserMistake as error:
-        exit_on_mistake(error)
+    if diff:
+        if len(runs) != 2:
+            raise UserMistake(f"--diff takes two runs, not {len(runs)}")
+        print(difference(*runs), end="")
+        return
+    if split not in (None, "validation", "test"):
+        raise UserMistake(f"unknown split '{split}'; known: validation, test")
+    found, missing = gather(runs)
+    for sentence in missing:
+        say(sentence)
+    tables = write_comparison(found, output, target or (), _budgets(budget or ()), split, against)
     for table in tables:
         print(table.markdown())
     print(f"in {output}: comparison.md, comparison.tex, a CSV file a table, and figures")
@@ -73,8 +67,6 @@ def watch(
 
     try:
         follow(run, every, once)
-    except UserMistake as error:
-        exit_on_mistake(error)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
@@ -88,12 +80,9 @@ def tensorboard(
     from raffm_mpi.log import open_run
     from raffm_mpi.log.tensorboard import FOLDER, export
 
-    try:
-        with open_run(run) as log:
-            folder = output or log.path.parent / FOLDER
-            export(log, folder).close()
-    except UserMistake as error:
-        exit_on_mistake(error)
+    with open_run(run) as log:
+        folder = output or log.path.parent / FOLDER
+        export(log, folder).close()
     print(f"tensorboard --logdir {folder}")
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raffm_mpi.cli.base import all_ranks, app, exit_on_mistake, prepare_libraries
-from raffm_mpi.errors import UserMistake
+from raffm_mpi.cli.base import all_ranks, app, prepare_libraries
 from raffm_mpi.messages import MET, say
 
 if TYPE_CHECKING:
-    from raffm_mpi.config import Settings
-    from raffm_mpi.exchange.transport import Transport
-    from raffm_mpi.federation.run import FirstLook
+    from raffm_mpi.federation.recorder import Display
 
 
 @app.command()
@@ -34,29 +30,27 @@ def run(
     from raffm_mpi.config import load_settings
     from raffm_mpi.exchange.interruptions import Interruption, RanksFailed, RankSilent, ServerFailed
 
-    with all_ranks() as transport:
-        if supervised and transport.rank == 0:
+    with all_ranks() as ranks:
+        if supervised and ranks.rank == 0:
             say(MET)
         try:
             given = [*(overrides or []), *(["resume=auto"] if resume else [])]
-            settings = transport.together(lambda: load_settings(config, given))
+            settings = ranks.together(lambda: load_settings(config, given))
             prepare_libraries(settings.compute.threads_per_group)
-            first = transport.together(lambda: _look_first(settings, transport, overwrite))
-            from raffm_mpi.cli.displays import make_display, print_summary
             from raffm_mpi.federation.run import run as run_federation
 
-            run_federation(settings, transport, make_display, overwrite, first)
-            if transport.rank == 0:
+            run_federation(settings, ranks, _make_display, overwrite)
+            if ranks.rank == 0:
+                from raffm_mpi.cli.displays import print_summary
+
                 print_summary(Path(settings.output))
         except RanksFailed:
-            transport.abort(
-                "ranks died while the run was set up; start it again with --resume", RanksFailed.exit_status
-            )
+            ranks.abort("ranks died while the run was set up; start it again with --resume", RanksFailed.exit_status)
         except (ServerFailed, RankSilent) as interruption:
-            transport.abort(f"{interruption}; start it again with --resume", interruption.exit_status)
+            ranks.abort(f"{interruption}; start it again with --resume", interruption.exit_status)
         except Interruption as interruption:  # of rank 0, which has saved the run and let the groups go
             say(f"{interruption}; --resume goes on")
-            transport.leave(interruption.exit_status)
+            ranks.leave(interruption.exit_status)
 
 
 @app.command()
@@ -77,26 +71,23 @@ def supervise(
     from raffm_mpi.launch.jobs import Federation
     from raffm_mpi.launch.supervise import requeue
 
-    try:
-        settings = load_settings(config, overrides)
-        threads = settings.compute.threads_per_group
-        run = Federation(
-            str(config),
-            tuple(overrides or ()),
-            settings.output,
-            launcher,
-            groups_per_node,
-            threads,
-            start_timeout_s=settings.reliability.start_timeout_s,
-        )
-        if dry_run:
-            print(run.command())
-            return
-        supervisor = run.supervisor()
-        supervisor.catch_signals()
-        status = supervisor.run()
-    except UserMistake as error:
-        exit_on_mistake(error)
+    settings = load_settings(config, overrides)
+    threads = settings.compute.threads_per_group
+    run = Federation(
+        str(config),
+        tuple(overrides or ()),
+        settings.output,
+        launcher,
+        groups_per_node,
+        threads,
+        start_timeout_s=settings.reliability.start_timeout_s,
+    )
+    if dry_run:
+        print(run.command())
+        return
+    supervisor = run.supervisor()
+    supervisor.catch_signals()
+    status = supervisor.run()
     if status == RESUMABLE:
         requeue(max_requeues)
     raise SystemExit(status)
@@ -112,17 +103,14 @@ def verify(
 
     Exit status: 0 all is well, 1 it is not, 2 a mistake of yours.
     """
-    from raffm_mpi.exchange.transport import Transport
+    from raffm_mpi.exchange.lone import LoneRank
     from raffm_mpi.federation import verify as verification
 
-    try:
-        rounds = verification.parse_rounds(replay) if replay else None
-        flaws = verification.verify(run)
-        if rounds and not flaws:
-            prepare_libraries(_threads_of(run))
-            flaws = verification.replay(run, rounds, Transport(), overrides or [])
-    except UserMistake as error:
-        exit_on_mistake(error)
+    rounds = verification.parse_rounds(replay) if replay else None
+    flaws = verification.verify(run)
+    if rounds and not flaws:
+        prepare_libraries(_threads_of(run))
+        flaws = verification.replay(run, rounds, LoneRank(), overrides or [])
     for flaw in flaws:
         say(flaw)
     if flaws:
@@ -130,17 +118,11 @@ def verify(
     print(f"'{run}' is whole" + (f", and rounds {rounds[0]} to {rounds[1] - 1} come out the same" if rounds else ""))
 
 
-def _look_first(settings: Settings, transport: Transport, overwrite: bool) -> FirstLook | None:
-    """Rank 0 looks for mistakes; the others load their libraries meanwhile, or sleep where cores are short."""
-    if transport.rank == 0:
-        from raffm_mpi.federation.run import look_first
+def _make_display(num_rounds: int, num_done: int) -> Display:
+    """What shows a run, on rank 0: the others need not import it."""
+    from raffm_mpi.cli.displays import make_display
 
-        return look_first(settings, overwrite)
-    if transport.node_size <= (os.cpu_count() or 1):
-        from raffm_mpi.federation.experiment import import_ahead
-
-        import_ahead()
-    return None
+    return make_display(num_rounds, num_done)
 
 
 def _threads_of(run: Path) -> int:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from raffm_mpi.doctor.facts import Facts, MPILibrary
 from raffm_mpi.doctor.findings import Finding, fail, listed, ok, warn
-from raffm_mpi.exchange import transport
+from raffm_mpi.exchange import openmpi
 from raffm_mpi.versions import MISSING
 
 ULFM = "mpirun --with-ft ulfm"
-DETECTOR = " ".join(f"--mca {name} {value}" for name, value in transport.DETECTOR.items())
+DETECTOR = " ".join(f"--mca {name} {value}" for name, value in openmpi.DETECTOR.items())
 
 
 def check_mpi(facts: Sequence[Facts]) -> Finding:
@@ -37,6 +37,8 @@ def check_launcher(facts: Sequence[Facts], srun_plugins: Sequence[str] = ()) -> 
         return ok("launcher", "none: this process is server and client group")
     if launcher.size == len(facts):
         return ok("launcher", f"{launcher.name} started {launcher.size}, and MPI joined them")
+    if launcher.size == 0:
+        return ok("launcher", f"{launcher.name}, which does not tell how many it started; MPI joined {len(facts)}")
     joined = "each is alone" if len(facts) == 1 else f"MPI joined {len(facts)} of them"
     text = f"{launcher.name} started {launcher.size} processes, but {joined}"
     if launcher.name == "srun":

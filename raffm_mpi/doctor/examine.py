@@ -9,38 +9,41 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from raffm_mpi.doctor import checks, machine
-from raffm_mpi.doctor.exchange import Alone, Exchange
 from raffm_mpi.doctor.facts import Facts, gather_facts
 from raffm_mpi.doctor.findings import Finding, exit_status, fail, listed, ok
 from raffm_mpi.doctor.folder import Folder, try_folder
 from raffm_mpi.doctor.intent import Intent
-from raffm_mpi.doctor.launcher import srun_plugins
 from raffm_mpi.errors import UserMistake, sentence
-from raffm_mpi.exchange.transport import CHUNK_BYTES
+from raffm_mpi.exchange.chunks import CHUNK_BYTES
+from raffm_mpi.exchange.launcher import srun_plugins
+from raffm_mpi.exchange.ranks import Ranks
 
 _NUM_VALUES = 3 * CHUNK_BYTES // 8 + 5  # of the transfer that is tried: some chunks and a part of one
 
 
-def examine(intent: Intent, exchange: Exchange) -> tuple[list[Finding], int]:
-    """Rank 0's findings, one a topic (none elsewhere), and the exit status, which all ranks share."""
-    facts = gather_facts(intent, exchange)
-    wrong = try_transfer(exchange)
-    folder = try_folder(intent.place, intent.settings.log.file_locking, exchange)
-    findings = list(_judge(intent, exchange, facts, wrong, folder)) if folder else []
-    return findings, int(exchange.describe(str(exit_status(findings)))[0])
+def examine(intent: Intent, ranks: Ranks, flaw: Finding | None) -> tuple[list[Finding], int]:
+    """Rank 0's findings, one a topic (none elsewhere), and the exit status, which all ranks share.
+
+    ``flaw`` is what is wrong with MPI, as :func:`meeting.meet` found it.
+    """
+    facts = gather_facts(intent, ranks, has_mpi=flaw is None)
+    wrong = try_transfer(ranks)
+    folder = try_folder(intent.place, intent.settings.log.file_locking, ranks)
+    findings = list(_judge(intent, flaw, facts, wrong, folder)) if folder else []
+    return findings, int(ranks.describe(str(exit_status(findings)))[0])
 
 
-def try_transfer(exchange: Exchange) -> list[str]:
+def try_transfer(ranks: Ranks) -> list[str]:
     """Move numbers as a run moves models and sums, in chunks; a sentence for each rank that has others then."""
     values = np.arange(_NUM_VALUES, dtype=np.int64) * 2654435761
-    model = values.copy() if exchange.rank == 0 else np.zeros_like(values)
-    exchange.broadcast(model)
-    sums = values + exchange.rank
-    exchange.reduce(sums)
+    model = values.copy() if ranks.rank == 0 else np.zeros_like(values)
+    ranks.broadcast(model)
+    sums = values + ranks.rank
+    ranks.reduce(sums)
     right = np.array_equal(model, values)
-    if exchange.rank == 0:
-        right = right and np.array_equal(sums, exchange.size * values + sum(range(exchange.size)))
-    return [text for text in exchange.describe("" if right else f"rank {exchange.rank} on {exchange.host}") if text]
+    if ranks.rank == 0:
+        right = right and np.array_equal(sums, ranks.size * values + sum(range(ranks.size)))
+    return [text for text in ranks.describe("" if right else f"rank {ranks.rank} on {ranks.host}") if text]
 
 
 def check_transfer(size: int, wrong: Sequence[str]) -> Finding:
@@ -80,11 +83,11 @@ def _num_parameters(intent: Intent) -> int:
 
 
 def _judge(
-    intent: Intent, exchange: Exchange, facts: Sequence[Facts], wrong: Sequence[str], folder: Folder
+    intent: Intent, flaw: Finding | None, facts: Sequence[Facts], wrong: Sequence[str], folder: Folder
 ) -> Iterator[Finding]:
     settings = intent.settings
-    if isinstance(exchange, Alone) and exchange.flaw:
-        yield exchange.flaw
+    if flaw:
+        yield flaw
     else:
         plugins = srun_plugins() if len(facts) == 1 else []
         yield checks.check_mpi(facts)
@@ -93,7 +96,7 @@ def _judge(
         yield checks.check_thread_level(facts)
         yield checks.check_failures(facts)
         yield checks.check_failed_nodes(facts)
-        yield check_transfer(exchange.size, wrong)
+        yield check_transfer(len(facts), wrong)
     yield checks.check_versions(facts)
     yield machine.check_cores(facts, settings.compute.threads_per_group)
     yield machine.check_gpus(facts, settings.compute)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pydantic import TypeAdapter
 
 from raffm_mpi import __version__
-from raffm_mpi.doctor.exchange import Exchange
 from raffm_mpi.doctor.gpus import GPUs, look_for_gpus
 from raffm_mpi.doctor.intent import Intent
-from raffm_mpi.doctor.launcher import Launcher
 from raffm_mpi.doctor.sources import Sources, look_for_sources
+from raffm_mpi.exchange.launcher import Launcher
+from raffm_mpi.exchange.openmpi import finds_failed_nodes
 from raffm_mpi.exchange.probe import describe_mpi
-from raffm_mpi.exchange.transport import Transport, finds_failed_nodes
+from raffm_mpi.exchange.ranks import Ranks
 from raffm_mpi.versions import versions
 
 
@@ -68,21 +68,21 @@ class Facts:
 _ADAPTER = TypeAdapter(Facts)
 
 
-def gather_facts(intent: Intent, exchange: Exchange) -> list[Facts]:
-    """The facts of every rank, on every rank."""
-    first_of_host, has_mpi = exchange.node_rank == 0, isinstance(exchange, Transport)
+def gather_facts(intent: Intent, ranks: Ranks, has_mpi: bool) -> list[Facts]:
+    """The facts of every rank, on every rank; ``has_mpi`` is whether an MPI library is loaded."""
+    first_of_host = ranks.node_rank == 0
     own = Facts(
-        rank=exchange.rank,
-        size=exchange.size,
-        host=exchange.host,
+        rank=ranks.rank,
+        size=ranks.size,
+        host=ranks.host,
         mpi=MPILibrary(**describe_mpi()) if has_mpi else None,
         launcher=Launcher.of(os.environ),
-        survives_failures=exchange.survives_failures,
-        finds_failed_nodes=exchange.survives_failures and finds_failed_nodes(),
+        survives_failures=ranks.survives_failures,
+        finds_failed_nodes=ranks.survives_failures and finds_failed_nodes(),
         cpus=tuple(sorted(os.sched_getaffinity(0))),
         host_cpus=os.cpu_count() or 1,
-        gpus=look_for_gpus(intent.settings.compute, exchange.device_index, first_of_host and has_mpi),
+        gpus=look_for_gpus(intent.settings.compute, ranks.device_index, first_of_host and has_mpi),
         versions={"raffm_mpi": __version__, **versions()},
         sources=look_for_sources(intent) if first_of_host else None,
     )
-    return [Facts.from_json(line) for line in exchange.describe(own.to_json())]
+    return [Facts.from_json(line) for line in ranks.describe(own.to_json())]

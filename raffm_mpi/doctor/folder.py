@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raffm_mpi.doctor.exchange import Exchange
 from raffm_mpi.doctor.findings import listed
 from raffm_mpi.exchange.probe import apart_from_the_job
+from raffm_mpi.exchange.ranks import Ranks
 
 HELD, FREE, NO_LOCKS, MISSING = "held", "free", "no locks", "missing"  # what another process finds of the lock
 _VALUE = 42
@@ -47,10 +47,10 @@ class Folder:
     elsewhere: dict[str, str] | None = None
 
 
-def try_folder(place: Path, locking: bool, exchange: Exchange) -> Folder | None:
+def try_folder(place: Path, locking: bool, ranks: Ranks) -> Folder | None:
     """On rank 0, write a file as the log is written; on the others, look for it and return None."""
-    if exchange.rank > 0:
-        _look_from_here(exchange)
+    if ranks.rank > 0:
+        _look_from_here(ranks)
         return None
     import h5py
 
@@ -58,7 +58,7 @@ def try_folder(place: Path, locking: bool, exchange: Exchange) -> Folder | None:
     errors: list[str] = []
     with _closing(path, locking, errors) as file, _second_process(path) as other:
         lock = _answer(other)
-        elsewhere = _look_from_elsewhere(exchange, str(path) if file else "")
+        elsewhere = _look_from_elsewhere(ranks, str(path) if file else "")
         followed = file is not None and _is_followed(file, other, errors)
     return Folder(str(place), h5py.version.hdf5_version, listed(errors, 1), lock, followed, elsewhere)
 
@@ -154,18 +154,18 @@ def _answer(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def _look_from_elsewhere(exchange: Exchange, path: str) -> dict[str, str]:
+def _look_from_elsewhere(ranks: Ranks, path: str) -> dict[str, str]:
     """Rank 0's part: what the first rank of every other host finds of a file; nothing for an empty path."""
-    exchange.describe(path)
-    found = exchange.describe("")
-    return {host: state for host, state in zip(exchange.hosts, found, strict=True) if state}
+    ranks.describe(path)
+    found = ranks.describe("")
+    return {host: state for host, state in zip(ranks.hosts, found, strict=True) if state}
 
 
-def _look_from_here(exchange: Exchange) -> None:
+def _look_from_here(ranks: Ranks) -> None:
     """The other ranks' part."""
-    path = exchange.describe("")[0]
-    asked = bool(path) and exchange.node_rank == 0
-    exchange.describe(_wait_for(Path(path)) if asked else "")
+    path = ranks.describe("")[0]
+    asked = bool(path) and ranks.node_rank == 0
+    ranks.describe(_wait_for(Path(path)) if asked else "")
 
 
 def _wait_for(path: Path) -> str:

@@ -1,1 +1,1 @@
-"""The ranks of a run and what travels between them; the only room that imports mpi4py."""
+"""The ranks of a run, joined by MPI or alone, and what travels between them; mpi4py is imported here alone."""

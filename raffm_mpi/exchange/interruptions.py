@@ -40,7 +40,7 @@ class RankSilent(Interruption):
 
 
 class RanksFailed(Interruption):
-    """Ranks have died, and what was under way did not happen everywhere; ``Transport.recover`` comes next."""
+    """Ranks have died, and what was under way did not happen everywhere; ``Ranks.recover`` comes next."""
 
 
 class Dismissed(Interruption):

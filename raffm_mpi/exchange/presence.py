@@ -147,9 +147,9 @@ class Presence:
             self.own = replace(self.own, stop_code=code, stop_rank=self.rank)
             self._sent = 0.0
 
-    def doing(self, phase: Phase, round: int | None = None, client: int = -1) -> None:
-        """Say what this rank is doing from now on; ``round`` stays as it was if left out."""
-        number = self.own.round if round is None else round
+    def doing(self, phase: Phase, round_number: int | None = None, client: int = -1) -> None:
+        """Say what this rank is doing from now on; ``round_number`` stays as it was if left out."""
+        number = self.own.round if round_number is None else round_number
         self.own = replace(self.own, phase=phase, round=number, client=client, step=0)
         self._sent = 0.0  # the next sign of life says so
 

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from raffm_mpi.exchange.mpi import load_mpi
+
 RIGHT = "right"  # the answer of an echo that came back as it was sent
 # What a launcher says to its processes, which is not for theirs; and what of it says how MPI moves data, which is.
 _OF_A_JOB = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "MPI_", "HYDRA_")
@@ -23,20 +25,22 @@ _NUM_VALUES = 1 << 18  # 1 MiB: more than goes out with the first message
 
 
 def describe_mpi() -> dict[str, str]:
-    """The standard that the library follows, the thread level it gave, its release and the file it was loaded from."""
-    from mpi4py import MPI
+    """The standard that the library follows, the thread level it gave, its release and the file it was loaded from.
 
+    Raises UserMistake where no library can be loaded.
+    """
+    mpi = load_mpi()
     levels = {
-        MPI.THREAD_SINGLE: "single",
-        MPI.THREAD_FUNNELED: "funneled",
-        MPI.THREAD_SERIALIZED: "serialized",
-        MPI.THREAD_MULTIPLE: "multiple",
+        mpi.THREAD_SINGLE: "single",
+        mpi.THREAD_FUNNELED: "funneled",
+        mpi.THREAD_SERIALIZED: "serialized",
+        mpi.THREAD_MULTIPLE: "multiple",
     }
-    version, subversion = MPI.Get_version()
+    version, subversion = mpi.Get_version()
     return {
         "standard": f"{version}.{subversion}",
-        "thread_level": levels[MPI.Query_thread()],
-        "library": _release(MPI.Get_library_version()),
+        "thread_level": levels[mpi.Query_thread()],
+        "library": _release(mpi.Get_library_version()),
         "path": _loaded_from(),
     }
 
@@ -80,13 +84,12 @@ def echo(device: str, command: tuple[str, ...] = _ECHO) -> str:
 def _comes_back(device: str) -> bool:
     """Whether a buffer of a torch device comes back right from MPI, sent by this process to itself."""
     import torch
-    from mpi4py import MPI
 
     sent = torch.arange(_NUM_VALUES, dtype=torch.float32, device=device)
     received = torch.zeros_like(sent)
     if sent.is_cuda:
         torch.cuda.synchronize()
-    MPI.COMM_SELF.Sendrecv(sent, 0, recvbuf=received, source=0)
+    load_mpi().COMM_SELF.Sendrecv(sent, 0, recvbuf=received, source=0)
     return bool(torch.equal(sent, received))
 
 

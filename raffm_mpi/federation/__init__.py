@@ -1,1 +1,1 @@
-"""The federated round on MPI: a server, client groups, the plan between them and the transport below."""
+"""The federated round on MPI: a server, client groups, and the plan between them."""

@@ -16,7 +16,7 @@ from raffm_mpi.elastic.submodel import Shell
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.exchange.interruptions import Dismissed, RanksFailed
 from raffm_mpi.exchange.presence import Phase
-from raffm_mpi.exchange.transport import Transport
+from raffm_mpi.exchange.ranks import Ranks
 from raffm_mpi.federation.experiment import Experiment, during
 from raffm_mpi.federation.plan import SPLITS, Action, Plan, Round
 from raffm_mpi.federation.tally import CLIENT_REPORT, Tally
@@ -39,11 +39,11 @@ class _Fault:
 class ClientGroup:
     """Trains clients on one elastic model; group g is rank g + 1, and the last is the server where it is alone."""
 
-    def __init__(self, experiment: Experiment, transport: Transport) -> None:
+    def __init__(self, experiment: Experiment, ranks: Ranks) -> None:
         self.experiment = experiment
-        self.transport = transport
-        self.presence = transport.presence
-        self.number = (transport.rank - 1) % len(transport.hosts)
+        self.ranks = ranks
+        self.presence = ranks.presence
+        self.number = (ranks.rank - 1) % len(ranks.hosts)
         self.processor = experiment.processor
         self.elastic = experiment.elastic
         self.inner_shell: Shell | None = None  # for sub-models within a client's
@@ -55,79 +55,79 @@ class ClientGroup:
             try:
                 self._serve_step()
             except RanksFailed:
-                self.transport.recover()
+                self.ranks.recover()
             except Dismissed:
                 return
 
     def _serve_step(self) -> None:
         self.presence.doing(Phase.WAITING)
-        plan = Plan.receive(self.transport)
+        plan = Plan.receive(self.ranks)
         with during(f"round {plan.round}"):
             if plan.action == Action.TRAIN:
                 self._serve_round(plan)
             elif plan.action == Action.EVALUATE:
                 self._serve_evaluation(plan)
             else:
-                self.transport.await_dismissal()
+                self.ranks.await_dismissal()
 
     def _serve_round(self, plan: Plan) -> None:
         if self.kept is not None and self.kept.key != plan.key:
             self.kept = None
-        round = Round.derive(plan, self.experiment)
-        envelope = self._receiving(round.layout)
+        current = Round.derive(plan, self.experiment)
+        envelope = self._receiving(current.layout)
         if plan.trains:
-            self.transport.broadcast(envelope.buffer)
-        tally = self.train_round(round, envelope)
+            self.ranks.broadcast(envelope.buffer)
+        tally = self.train_round(current, envelope)
         self.presence.doing(Phase.WAITING)
         self.processor.finish()
         total = tally.total if self._hands_over_gpu_memory else tally.total.on_host()
-        self.transport.reduce(total.packed.buffer)
-        self.transport.merge(tally.reports)
+        self.ranks.reduce(total.packed.buffer)
+        self.ranks.merge(tally.reports)
 
     def _serve_evaluation(self, plan: Plan) -> None:
         self.presence.doing(Phase.EVALUATING, plan.round)
         selection = self.experiment.ladder()[plan.rung]
         layout = self.experiment.aggregator.sent.restrict(selection)
         packed = self._receiving(layout)
-        self.transport.broadcast(packed.buffer)
+        self.ranks.broadcast(packed.buffer)
         model = self.elastic.fill(selection, moved(layout, packed, self.processor.device).tensors)
         split, task = self.experiment.split(SPLITS[plan.split]), self.experiment.info.task
         batch_size = self.experiment.settings.evaluation.batch_size
-        shard, num_shards = self.transport.members.index(self.transport.rank) - 1, self.transport.size - 1
+        shard, num_shards = self.ranks.members.index(self.ranks.rank) - 1, self.ranks.size - 1
         mine = range(shard, -(-len(split) // batch_size), num_shards)
         predictions = evaluate(model, split, task, self.processor, batch_size, mine, self.presence.step)
-        self.transport.merge(predictions.reshape(-1))
+        self.ranks.merge(predictions.reshape(-1))
 
-    def train_round(self, round: Round, envelope: Packed) -> Tally:
+    def train_round(self, current: Round, envelope: Packed) -> Tally:
         """Train this group's clients on the envelope's tensors; returns all it has trained since it handed sums over.
 
         Ends early, between two clients, where the run shall stop. Raises RanksFailed there where ranks have died.
         """
-        received = moved(round.layout, envelope, self.processor.device).tensors
+        received = moved(current.layout, envelope, self.processor.device).tensors
         if self.kept is None:
-            self.kept = Tally.empty(round, self.processor.device)
-        for position in np.flatnonzero(round.plan.groups == self.number):
-            client = int(round.plan.cohort[position])
-            self.presence.doing(Phase.TRAINING, round.plan.round, client)
+            self.kept = Tally.empty(current, self.processor.device)
+        for position in np.flatnonzero(current.plan.groups == self.number):
+            client = int(current.plan.cohort[position])
+            self.presence.doing(Phase.TRAINING, current.plan.round, client)
             self.presence.pulse()
-            if self.transport.ranks_have_failed:
+            if self.ranks.have_failed:
                 raise RanksFailed
             if self.presence.stopping:
                 break
             with during(f"client {client}"):
-                self.kept.reports[position] = self._serve_client(round, int(position), client, received, self.kept)
+                self.kept.reports[position] = self._serve_client(current, int(position), client, received, self.kept)
         return self.kept
 
     def _serve_client(
-        self, round: Round, position: int, client: int, received: Tensors, tally: Tally
+        self, current: Round, position: int, client: int, received: Tensors, tally: Tally
     ) -> tuple[int | float | bytes, ...]:
         """Train a client, in smaller parts if its batches do not fit into memory; returns its row of the reports."""
         start = time.perf_counter()
         problem, micro_batches = "", 1
-        result, weight, fault = self._train_client(round, position, client, received, tally, micro_batches)
+        result, weight, fault = self._train_client(current, position, client, received, tally, micro_batches)
         if fault and fault.is_out_of_memory:
             problem, micro_batches = f"{fault.message}; trained again with half batches", 2
-            result, weight, fault = self._train_client(round, position, client, received, tally, micro_batches)
+            result, weight, fault = self._train_client(current, position, client, received, tally, micro_batches)
         overhead_s = time.perf_counter() - start - result.train_s
         losses = (result.first_loss, result.last_loss, result.mean_loss)
         told = (fault.message if fault else problem).encode()[: CLIENT_REPORT["problem"].itemsize]
@@ -135,17 +135,17 @@ class ClientGroup:
         return *done, *losses, result.train_s, overhead_s, told
 
     def _train_client(
-        self, round: Round, position: int, client: int, received: Tensors, tally: Tally, micro_batches: int
+        self, current: Round, position: int, client: int, received: Tensors, tally: Tally, micro_batches: int
     ) -> tuple[TrainingResult, int, _Fault | None]:
         """Slice, train, add the weighted contribution to the sum; returns the weight and what went wrong.
 
         What went wrong leaves no trace in the sum.
         """
         experiment, aggregator = self.experiment, self.experiment.aggregator
-        selection = within(round.envelope, round.selections[position])
+        selection = within(current.envelope, current.selections[position])
         try:
-            slices, trained = sliced(round.layout, received, selection)
-            model = self.elastic.fill(round.selections[position], {**slices, **trained})
+            slices, trained = sliced(current.layout, received, selection)
+            model = self.elastic.fill(current.selections[position], {**slices, **trained})
             result = train(
                 model,
                 experiment.examples.train,
@@ -153,9 +153,9 @@ class ClientGroup:
                 experiment.settings.training,
                 self.processor,
                 seed=experiment.settings.seed,
-                round_number=round.plan.round,
+                round_number=current.plan.round,
                 client=client,
-                objective=self._objective(round, position, slices),
+                objective=self._objective(current, position, slices),
                 micro_batches=micro_batches,
                 after_step=self.presence.step,
             )
@@ -170,12 +170,12 @@ class ClientGroup:
         problem = flaw(contribution)
         if problem is not None:
             return result, 0, _Fault(problem)
-        return result, aggregator.add(tally.total, selection, contribution, round.weights[position]), None
+        return result, aggregator.add(tally.total, selection, contribution, current.weights[position]), None
 
-    def _objective(self, round: Round, position: int, received: Tensors) -> Objective:
+    def _objective(self, current: Round, position: int, received: Tensors) -> Objective:
         """What a client minimises: its method's and the settings' share in it."""
-        experiment, selection = self.experiment, round.selections[position]
-        number, client = round.plan.round, int(round.plan.cohort[position])
+        experiment, selection = self.experiment, current.selections[position]
+        number, client = current.plan.round, int(current.plan.cohort[position])
         layout = experiment.layout.restrict(selection)
         density = layout.size(DENSITY)
         options: dict[str, Any] = {

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from raffm_mpi import data
 from raffm_mpi.aggregation import Aggregator, make_aggregator
-from raffm_mpi.config import ComputeSettings, Settings
+from raffm_mpi.config import Settings
 from raffm_mpi.devices import Fleet, make_fleet
 from raffm_mpi.elastic.adapters import whole_layout
 from raffm_mpi.elastic.cost import Lengths
@@ -26,11 +23,8 @@ from raffm_mpi.elastic.submodel import ElasticModel
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.exchange.interruptions import Interruption
-from raffm_mpi.exchange.probe import RIGHT, echo
-from raffm_mpi.exchange.transport import Transport
-from raffm_mpi.federation.frozen import check_alike, put_in_order
 from raffm_mpi.federation.prices import Limits, Prices
-from raffm_mpi.learning.model import inputs_of, load_config, load_model, model_structure, sha256
+from raffm_mpi.learning.model import inputs_of, load_config, model_structure
 from raffm_mpi.learning.training import Processor, examples_seen
 from raffm_mpi.methods import Method, check_method, make_method, prepare_model
 from raffm_mpi.methods.adapter_ranks import AdapterRanks
@@ -61,9 +55,9 @@ class Outline:
         """The ranks of the clients' adapters."""
         return AdapterRanks.of(self.settings.model.lora, self.layout, self.settings.seed)
 
-    def selections(self, round: int, cohort: Sequence[int]) -> list[Selection]:
+    def selections(self, round_number: int, cohort: Sequence[int]) -> list[Selection]:
         """What each client of a cohort holds: what the method chooses, and its rank of every adapter."""
-        chosen = self.method.selections(round, cohort)
+        chosen = self.method.selections(round_number, cohort)
         return [{**own, **self.adapter_ranks.of_client(client)} for client, own in zip(cohort, chosen, strict=True)]
 
     def ladder(self) -> list[Selection]:
@@ -87,9 +81,9 @@ class Outline:
         by_device = self.settings.method.needs_devices
         return limits(client, selection) if by_device else limits.holds(client, selection)
 
-    def client_flops(self, round: int, client: int, selection: Selection) -> float:
+    def client_flops(self, round_number: int, client: int, selection: Selection) -> float:
         """FLOPs of one client's local training in one round."""
-        nested = self.method.nested(round, client, selection)
+        nested = self.method.nested(round_number, client, selection)
         trained = nested.trained(selection) if nested else [(selection, 1.0)]
         flops = sum(often * self.prices(own).training_flops for own, often in trained)
         return flops * examples_seen(self.settings.training, len(self.partition.client(client)))
@@ -182,88 +176,6 @@ def during(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise RuntimeError(f"{what}: {error}") from error
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The examples as rank 0 has prepared them: the others need not ask where they came from."""
-
-    info: data.DataInfo
-    folder: Path
-
-    def to_json(self) -> str:
-        """For :meth:`from_json`."""
-        return TypeAdapter(Prepared).dump_json(self).decode()
-
-    @classmethod
-    def from_json(cls, text: str) -> Prepared:
-        """The same on another rank."""
-        return TypeAdapter(Prepared).validate_json(text)
-
-
-def set_up(settings: Settings, transport: Transport, looked: Look | None) -> Experiment:
-    """Build a run on every rank; what must be prepared once is prepared by one rank of each node.
-
-    ``looked`` is :func:`look`'s on rank 0 if it has called it already.
-    """
-    processor = transport.together(partial(_select_processor, settings.compute, transport))
-    is_server = transport.rank == 0
-    found = transport.together(partial(_prepare, settings, looked) if is_server else import_ahead)
-    prepared = Prepared.from_json(transport.broadcast_text(found.to_json() if found else ""))
-    # One rank of each node, then all: the later ones find a shared or the node's own cache filled.
-    folder = prepared.folder
-    for is_my_turn in (transport.node_rank == 0, True):
-        folder = transport.together(partial(_find, settings, prepared) if is_my_turn else import_ahead) or folder
-    experiment = transport.together(partial(_build, settings, processor, prepared.info, folder))
-    if experiment.layout.frozen:
-        check_alike(sha256(experiment.elastic.fixed), transport)
-    return experiment
-
-
-def _select_processor(settings: ComputeSettings, transport: Transport) -> Processor:
-    """This rank's processor; UserMistake as :meth:`Processor.select`, and where MPI cannot take its GPU memory."""
-    only_serves = transport.rank == 0 and transport.size > 1
-    processor = Processor.select(settings, transport.device_index, only_serves=only_serves)
-    if settings.gpu_aware_mpi and not only_serves:
-        place = f"compute.gpu_aware_mpi: rank {transport.rank} on {transport.host}"
-        if not processor.is_gpu:
-            raise UserMistake(f"{place} computes on its CPU; allowed there is false")
-        answer = echo(str(processor.device))
-        if answer != RIGHT:
-            raise UserMistake(f"{place}: a transfer of its GPU's memory failed ({answer}); allowed there is false")
-    return processor
-
-
-def import_ahead() -> None:
-    """Import what comes next, while other ranks have their turn."""
-    importlib.import_module("transformers.modeling_utils")
-
-
-def _prepare(settings: Settings, looked: Look | None) -> Prepared:
-    """Rank 0's part: fill the cache of prepared examples where it is empty."""
-    looked = looked or look(settings)
-    return Prepared(looked.info, data.prepare(looked.info, settings.data, looked.inputs, settings.seed))
-
-
-def _find(settings: Settings, prepared: Prepared) -> Path:
-    """This node's cache, filled; where it is rank 0's the libraries that read data sets stay out of memory."""
-    if prepared.folder.is_dir():
-        return prepared.folder
-    inputs = inputs_of(settings.model, settings.data, load_config(settings.model, prepared.info), prepared.info.task)
-    return data.prepare(prepared.info, settings.data, inputs, settings.seed)
-
-
-def _build(settings: Settings, processor: Processor, info: data.DataInfo, folder: Path) -> Experiment:
-    examples, config = data.open_data(folder), load_config(settings.model, info)
-    partition = deal(settings, info, examples)
-    model = load_model(settings.model, config, info.task, settings.seed, examples.pad_token_id)
-    model = prepare_model(settings.method, model)
-    layout = whole_layout(model)
-    prices, fleet = Prices(layout, lengths_of(examples.train), settings.training), fleet_of(settings, partition)
-    method = choose_method(settings, layout, prices, fleet, partition)
-    method.begin({name: parameter.detach() for name, parameter in model.named_parameters()})
-    order = put_in_order(model, layout, method) if layout.frozen else {}
-    return Experiment(settings, info, partition, layout, method, prices, fleet, examples, model, processor, order)
 
 
 def fleet_of(settings: Settings, partition: data.Partition) -> Fleet | None:

@@ -10,7 +10,7 @@ from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.packing import pack
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.errors import UserMistake
-from raffm_mpi.exchange.transport import Transport
+from raffm_mpi.exchange.ranks import Ranks
 from raffm_mpi.methods import Method
 
 
@@ -28,15 +28,15 @@ def put_in_order(model: nn.Module, layout: ModelLayout, method: Method) -> Selec
     return order
 
 
-def check_alike(sha256: str, transport: Transport) -> None:
+def check_alike(sha256: str, ranks: Ranks) -> None:
     """Raise UserMistake, on every rank, where a rank has other frozen weights than rank 0: they never travel."""
-    transport.together(partial(_check_own, transport.describe(sha256), transport))
+    ranks.together(partial(_check_own, ranks.describe(sha256), ranks))
 
 
-def _check_own(found: list[str], transport: Transport) -> None:
-    own = found[transport.rank]
+def _check_own(found: list[str], ranks: Ranks) -> None:
+    own = found[ranks.rank]
     if own != found[0]:
         raise UserMistake(
-            f"model: rank {transport.rank} on {transport.host} has other frozen weights than rank 0 (SHA-256 "
+            f"model: rank {ranks.rank} on {ranks.host} has other frozen weights than rank 0 (SHA-256 "
             f"{own[:16]}…, not {found[0][:16]}…); every node must read the same model"
         )

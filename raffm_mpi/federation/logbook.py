@@ -15,7 +15,7 @@ import numpy as np
 from raffm_mpi.config import Settings
 from raffm_mpi.devices import DEVICE_NUMBERS, Fleet
 from raffm_mpi.exchange.interruptions import RESUMABLE, Interruption
-from raffm_mpi.exchange.transport import Transport
+from raffm_mpi.exchange.ranks import Ranks
 from raffm_mpi.federation.experiment import Experiment
 from raffm_mpi.federation.recorder import Recorder
 from raffm_mpi.federation.state import RunState
@@ -40,22 +40,22 @@ def claim(output: Path) -> None:
 
 
 def open_log(
-    experiment: Experiment, transport: Transport, start: Start, found: Mapping[str, str], ranks: list[tuple[str, str]]
+    experiment: Experiment, ranks: Ranks, start: Start, found: Mapping[str, str], places: list[tuple[str, str]]
 ) -> RunLog:
     """The log of a new run, or that of a resumed run with the rounds before the next."""
     settings, path = experiment.settings, Path(experiment.settings.output) / "run.h5"
-    roles = ["server and group" if transport.size == 1 else "server", *["group"] * (transport.size - 1)]
+    roles = ["server and group" if ranks.size == 1 else "server", *["group"] * (ranks.size - 1)]
     attributes = {
         **found,
         "run_id": start.run_id,
-        "versions": versions() | {"mpi": transport.library},
+        "versions": versions() | {"mpi": ranks.library},
         "commit": _commit(),
-        "hosts": list(dict.fromkeys(host for host, _ in ranks)),
-        "devices": sorted({device.split(":")[0] for _, device in ranks}),
-        "num_ranks": transport.size,
+        "hosts": list(dict.fromkeys(host for host, _ in places)),
+        "devices": sorted({device.split(":")[0] for _, device in places}),
+        "num_ranks": ranks.size,
         "command": " ".join(sys.argv),
     }
-    rows = [(number, *rank, roles[number]) for number, rank in enumerate(ranks)]
+    rows = [(number, *rank, roles[number]) for number, rank in enumerate(places)]
     if not start.is_new:
         return RunLog.reopen(
             path,
@@ -118,12 +118,12 @@ def close_log(log: RunLog, recorder: Recorder, interruption: Interruption) -> No
         log.abandon()
 
 
-def log_start(recorder: Recorder, state: RunState, start: Start, transport: Transport, devices: list[str]) -> None:
+def log_start(recorder: Recorder, state: RunState, start: Start, ranks: Ranks, devices: list[str]) -> None:
     """Log that a run was resumed, and what may change its bits."""
     if start.is_new:
         return
     after = f"after round {start.next_round - 1}" if start.next_round else "at its beginning"
-    recorder.event(max(start.next_round - 1, 0), "resumed", f"goes on {after} on {transport.size} ranks")
+    recorder.event(max(start.next_round - 1, 0), "resumed", f"goes on {after} on {ranks.size} ranks")
     for remark in [*start.remarks, *_what_shows(start, devices)]:
         if remark not in start.remarks:
             say(remark)

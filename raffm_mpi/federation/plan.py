@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from raffm_mpi.config import Settings
 from raffm_mpi.devices import VirtualRound, Work
 from raffm_mpi.elastic.labels import Selection, union
 from raffm_mpi.elastic.table import ModelLayout
-from raffm_mpi.exchange.transport import Transport
+from raffm_mpi.exchange.ranks import Ranks
 from raffm_mpi.federation.experiment import Outline
 from raffm_mpi.seeds import generator
 
@@ -66,39 +65,39 @@ class Plan:
         """What :meth:`broadcast` sends."""
         return 8 * (_HEADER_WORDS + 2 * len(self.cohort) + len(self.away))
 
-    def broadcast(self, transport: Transport) -> None:
+    def broadcast(self, ranks: Ranks) -> None:
         """Send the plan from rank 0 (the other side is :meth:`receive`)."""
         counts = [len(self.cohort), len(self.away)]
         header = [self.action, self.round, *counts, self.attempt, self.deal, self.split, self.rung]
         assert len(header) == _HEADER_WORDS
-        transport.broadcast(np.array(header, np.int64))
+        ranks.broadcast(np.array(header, np.int64))
         if len(self.cohort):
-            transport.broadcast(np.stack([self.cohort, self.groups]))
+            ranks.broadcast(np.stack([self.cohort, self.groups]))
         if len(self.away):
-            transport.broadcast(self.away)
+            ranks.broadcast(self.away)
 
     @classmethod
-    def receive(cls, transport: Transport) -> Plan:
+    def receive(cls, ranks: Ranks) -> Plan:
         """Receive the plan that rank 0 sends with :meth:`broadcast`."""
         header = np.zeros(_HEADER_WORDS, np.int64)
-        transport.broadcast(header)
-        action, round, num_clients, num_away, attempt, deal, split, rung = (int(value) for value in header)
+        ranks.broadcast(header)
+        action, number, num_clients, num_away, attempt, deal, split, rung = (int(value) for value in header)
         rows = np.zeros((2, num_clients), np.int64)
         if num_clients:
-            transport.broadcast(rows)
+            ranks.broadcast(rows)
         away = np.zeros(num_away, np.int64)
         if num_away:
-            transport.broadcast(away)
-        return cls(Action(action), round, rows[0], rows[1], attempt, deal, split, rung, away)
+            ranks.broadcast(away)
+        return cls(Action(action), number, rows[0], rows[1], attempt, deal, split, rung, away)
 
 
 def num_wanted(settings: Settings, num_clients: int) -> int:
     """The clients whose updates a round needs."""
-    return max(1, builtins.round(settings.federation.participation * num_clients))
+    return max(1, round(settings.federation.participation * num_clients))
 
 
 def cohort(
-    settings: Settings, num_clients: int, round: int, attempt: int = 0, reachable: np.ndarray | None = None
+    settings: Settings, num_clients: int, round_number: int, attempt: int = 0, reachable: np.ndarray | None = None
 ) -> np.ndarray:
     """The clients that a round asks, drawn without replacement and keyed by how often it was repeated: int64.
 
@@ -108,7 +107,7 @@ def cohort(
     if settings.devices:
         size = min(num_clients, math.ceil(size * (1 + settings.devices.over_selection)))
     reachable = np.arange(num_clients) if reachable is None else reachable
-    key = (round, attempt) if attempt else (round,)
+    key = (round_number, attempt) if attempt else (round_number,)
     drawn = generator(settings.seed, "cohort", *key).choice(len(reachable), min(size, len(reachable)), replace=False)
     return reachable[drawn].astype(np.int64)
 

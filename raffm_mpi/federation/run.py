@@ -1,162 +1,125 @@
-"""A run from its settings to its results: set up every rank, then serve or train until the last round is committed."""
+"""The one way into a run: rank 0 looks for mistakes, every rank is set up, then the server serves and groups train.
+
+What takes long to import is imported where it is needed: most mistakes end a run within seconds, before the other ranks
+have loaded their libraries.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raffm_mpi.config import Settings
 from raffm_mpi.errors import UserMistake
-from raffm_mpi.exchange.interruptions import Interruption
-from raffm_mpi.exchange.transport import Transport
-from raffm_mpi.federation.allocation import end_of_allocation
-from raffm_mpi.federation.client_group import ClientGroup
-from raffm_mpi.federation.experiment import Experiment, Look, look, set_up
-from raffm_mpi.federation.logbook import claim, close_log, log_start, open_events, open_log
-from raffm_mpi.federation.recorder import Display, Recorder
-from raffm_mpi.federation.server import Server, dismiss
-from raffm_mpi.federation.state import RunState
-from raffm_mpi.files import nearest_existing, write_text
-from raffm_mpi.learning.model import save_model, sha256
-from raffm_mpi.log import RunLog, tensorboard
+from raffm_mpi.exchange.ranks import Ranks
+from raffm_mpi.files import nearest_existing
 from raffm_mpi.messages import say
-from raffm_mpi.recovery.disk import Disk
-from raffm_mpi.recovery.resume import Start, check_identity, find_start, identity
+
+if TYPE_CHECKING:
+    from raffm_mpi.federation.experiment import Experiment, Look
+    from raffm_mpi.federation.recorder import Display
+    from raffm_mpi.recovery.resume import Start
 
 _SETUP_PATIENCE = 10  # times the settings' patience with a silent rank: preparing a data set gives no sign of life
 
 
-@dataclass(frozen=True)
-class FirstLook:
-    """What rank 0 knows before the other ranks load anything: data and model, and where the run begins."""
+def run(settings: Settings, ranks: Ranks, display: Callable[[int, int], Display], overwrite: bool) -> None:
+    """Run a federation on all ranks; rank 0 leaves the log and the model in ``settings.output``.
 
-    look: Look
-    start: Start
+    ``display`` makes what shows the run to people, on rank 0, of the number of rounds and of those that are done.
+    Raises SharedMistake for settings that the output folder, the data, the model or the machine contradict, and
+    Interruption where the run ends early.
+    """
+    presence, reliability = ranks.presence, settings.reliability
+    presence.begin()
+    presence.timeout_s = _SETUP_PATIENCE * reliability.hang_timeout_s
+    start = ranks.together(partial(_find_start, settings, overwrite) if ranks.rank == 0 else partial(_wait, ranks))
+    for remark in start.remarks if start else ():
+        say(remark)
+    if ranks.describe("finished" if start and start.is_finished else "")[0]:
+        if start:
+            say(f"the run in '{settings.output}' is finished already")
+        return
+    experiment = set_up(settings, ranks)
+    from raffm_mpi.federation.allocation import end_of_allocation
+    from raffm_mpi.federation.client_group import ClientGroup
+    from raffm_mpi.federation.serve import serve
+
+    found = ranks.together(lambda: _identity(experiment, start) if start else {})
+    cpus = ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))
+    lines = ranks.describe(f"{ranks.host}\t{experiment.processor.device}\t{cpus}")
+    presence.timeout_s = reliability.hang_timeout_s
+    presence.catch_signals()
+    if start is None:
+        ClientGroup(experiment, ranks).serve()
+        return
+    presence.end_time = end_of_allocation() - reliability.stop_before_end_s
+    serve(experiment, ranks, start, found, [line.split("\t") for line in lines], display)
 
 
-def look_first(settings: Settings, overwrite: bool) -> FirstLook:
-    """What rank 0 finds out before the other ranks load anything, so that most mistakes end a run within seconds.
+def set_up(settings: Settings, ranks: Ranks) -> Experiment:
+    """Build a run on every rank: rank 0 looks, then what must be prepared once is prepared by one rank of each node.
 
-    Raises UserMistake for an output folder that cannot or must not be written, for a run there that is another one, and
-    as :func:`experiment.look`.
+    Raises SharedMistake, on every rank, for settings that the data set, the model or the machine contradict.
+    """
+    looked = ranks.together(partial(_look, settings) if ranks.rank == 0 else partial(_wait, ranks))
+    from raffm_mpi.federation.build import build
+
+    return build(settings, ranks, looked)
+
+
+def _find_start(settings: Settings, overwrite: bool) -> Start:
+    """Rank 0's part: where the run begins.
+
+    Raises UserMistake for an output folder that cannot or must not be written, and for a run there that is another one.
     """
     resume = settings.resume == "auto"
     if resume and overwrite:
         raise UserMistake("give --resume (resume: auto) or --overwrite, not both")
-    _check_output(Path(settings.output), overwrite, resume)
+    _check_output(settings.output, overwrite, resume)
     if settings.log.tensorboard:
+        from raffm_mpi.log import tensorboard
+
         tensorboard.check_installed()
-    start = find_start(settings) if resume else Start()
-    return FirstLook(look(settings), start)
+    from raffm_mpi.recovery.resume import Start, find_start
+
+    return find_start(settings) if resume else Start()
 
 
-def run(
-    settings: Settings,
-    transport: Transport,
-    display: Callable[[int, int], Display],
-    overwrite: bool,
-    first: FirstLook | None = None,
-) -> None:
-    """Run a federation on all ranks of the transport; rank 0 leaves the log and the model in ``settings.output``.
+def _look(settings: Settings) -> Look:
+    """Rank 0's part: look at the data set and the model."""
+    from raffm_mpi.federation.experiment import look
 
-    ``first`` is what rank 0 has from :func:`look_first` where it called that already. Raises UserMistake, on every
-    rank, for settings that the data, the model or the machine contradict, and Interruption where it ends early.
-    """
-    presence, reliability = transport.presence, settings.reliability
-    presence.begin()
-    presence.timeout_s = _SETUP_PATIENCE * reliability.hang_timeout_s
-    first = transport.together(lambda: (first or look_first(settings, overwrite)) if transport.rank == 0 else None)
-    for remark in first.start.remarks if first else ():
-        say(remark)
-    if transport.describe("finished" if first and first.start.is_finished else "")[0]:
-        if first:
-            say(f"the run in '{settings.output}' is finished already")
-        return
-    experiment = set_up(settings, transport, first.look if first else None)
-    found = transport.together(lambda: _identity(experiment, first.start) if first else {})
-    cpus = ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))
-    lines = transport.describe(f"{transport.host}\t{experiment.processor.device}\t{cpus}")
-    presence.timeout_s = reliability.hang_timeout_s
-    presence.catch_signals()
-    if first is None:
-        ClientGroup(experiment, transport).serve()
-        return
-    presence.end_time = end_of_allocation() - reliability.stop_before_end_s
-    _serve(experiment, transport, first.start, found, [line.split("\t") for line in lines], display)
+    return look(settings)
 
 
-def _serve(
-    experiment: Experiment,
-    transport: Transport,
-    start: Start,
-    found: Mapping[str, str],
-    ranks: list[list[str]],
-    display: Callable[[int, int], Display],
-) -> None:
-    """Rank 0's part: open the log, run the server, leave the results."""
-    settings, output = experiment.settings, Path(experiment.settings.output)
-    disk = Disk(transport.presence, settings.reliability.disk_patience_s)
-    say(_how_failures_end(transport))
-    try:
-        if start.is_new:
-            disk.write(lambda: claim(output))
-        events = disk.write(lambda: open_events(settings, start))
-        log = disk.write(lambda: open_log(experiment, transport, start, found, [(h, device) for h, device, _ in ranks]))
-        disk.write(lambda: write_text(output / "config.yaml", settings.to_yaml()))
-    except Interruption:
-        dismiss(transport)
-        raise
-    displays = [display(settings.federation.num_rounds, start.next_round), *events]
-    recorder = Recorder(experiment, log, displays, disk, transport.hosts, start.next_round)
-    state = RunState(output, settings.reliability, start, disk)
-    server = Server(experiment, transport, recorder, state, shard_evaluation(settings, ranks))
-    try:
-        log_start(recorder, state, start, transport, [device for _, device, _ in ranks])
-        server.run()
-        _leave_model(experiment, server, disk, log)
-    except Interruption as interruption:
-        close_log(log, recorder, interruption)
-        dismiss(transport)
-        raise
-    except BaseException:
-        with suppress(OSError):
-            log.finish("failed")
-        raise
-    finally:
-        for shown in displays:
-            shown.close()
-    dismiss(transport)
-
-
-def _leave_model(experiment: Experiment, server: Server, disk: Disk, log: RunLog) -> None:
-    """Write the final model, and its fingerprint."""
-    folder, whole = Path(experiment.settings.output) / "model", experiment.whole(server.model.tensors)
-    shell, keeps_base = experiment.elastic.shell, experiment.aggregator.keeps_base
-    disk.write(lambda: save_model(folder, shell, experiment.layout, whole, keeps_base=keeps_base))
-    disk.write(lambda: log.finish("finished", sha256(whole)))
-
-
-def _how_failures_end(transport: Transport) -> str:
-    if transport.size == 1:
-        return "one process does all: if it dies, --resume goes on after the last committed round"
-    if transport.survives_failures:
-        return "a rank that dies is survived (Open MPI with ULFM); if rank 0 dies, --resume goes on"
-    return "a rank that dies ends the job, and --resume goes on; mpirun --with-ft ulfm would survive it"
+def _wait(ranks: Ranks) -> None:
+    """The other ranks' part: import what comes next, or sleep where that would take cores from rank 0."""
+    if ranks.node_size <= (os.cpu_count() or 1):
+        import_module("raffm_mpi.federation.build").import_libraries()
 
 
 def _identity(experiment: Experiment, start: Start) -> dict[str, str]:
+    from raffm_mpi.recovery.resume import check_identity, identity
+
     found = identity(experiment.model, experiment.model.config, experiment.examples.fingerprint, experiment.fleet)
     check_identity(start, found)
     return found
 
 
-def _check_output(output: Path, overwrite: bool, resume: bool) -> None:
+def _check_output(name: str, overwrite: bool, resume: bool) -> None:
     """Raise UserMistake unless the output folder is new or empty, or may be written over, and can be written."""
+    output = Path(name)
+    if "\0" in name:
+        raise UserMistake(f"output: {name!r} has a null character, which no path may have")
     try:
+        if output.exists() and not output.is_dir():
+            raise UserMistake(f"output: '{output}' is a file; a run takes a folder")
         if output.exists() and any(output.iterdir()) and not (overwrite or resume):
             raise UserMistake(
                 f"output: folder '{output}' exists; add --resume to go on with its run or --overwrite to replace it"
@@ -165,21 +128,3 @@ def _check_output(output: Path, overwrite: bool, resume: bool) -> None:
             pass
     except OSError as error:
         raise UserMistake(f"output: folder '{output}' cannot be written: {error.strerror}") from None
-
-
-def shard_evaluation(settings: Settings, ranks: list[list[str]]) -> bool:
-    """Whether the groups evaluate: ``auto`` leaves it to a server that shares neither GPU nor core with a group.
-
-    A server on a CPU beside groups on GPUs would take far longer than they.
-
-    ``ranks`` has the host, the device and the cores ("0,1,…") of each.
-    """
-    if len(ranks) == 1:
-        return False
-    if settings.evaluation.placement != "auto":
-        return settings.evaluation.placement == "groups"
-    server, *groups = [(device, cpus) for host, device, cpus in ranks if host == ranks[0][0]]
-    if server[0] != "cpu" or any(device != "cpu" for device, _ in groups):
-        return server[0] == "cpu" or any(device == server[0] for device, _ in groups)
-    cores = {cpu for _, cpus in [server, *groups] for cpu in cpus.split(",")}
-    return len(cores) < (1 + len(groups)) * settings.compute.threads_per_group

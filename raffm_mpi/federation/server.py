@@ -18,7 +18,7 @@ from raffm_mpi.elastic.labels import Selection
 from raffm_mpi.elastic.packing import Packed, pack
 from raffm_mpi.exchange.interruptions import RanksFailed, Stopped, TooFewClients
 from raffm_mpi.exchange.presence import Phase
-from raffm_mpi.exchange.transport import Transport
+from raffm_mpi.exchange.ranks import Ranks
 from raffm_mpi.federation.client_group import ClientGroup
 from raffm_mpi.federation.experiment import Experiment, during
 from raffm_mpi.federation.plan import NOBODY, SPLITS, Action, Plan, Round, cohort, num_wanted
@@ -35,17 +35,17 @@ class Server:
     """Owns what travels of the global model; all it tells the groups is a :class:`Plan` and an envelope of tensors."""
 
     def __init__(
-        self, experiment: Experiment, transport: Transport, recorder: Recorder, state: RunState, sharded: bool
+        self, experiment: Experiment, ranks: Ranks, recorder: Recorder, state: RunState, sharded: bool
     ) -> None:
         self.experiment = experiment
         self.settings = experiment.settings
-        self.transport = transport
-        self.presence = transport.presence
+        self.ranks = ranks
+        self.presence = ranks.presence
         self.recorder = recorder
         self.state = state
         self.layout = experiment.aggregator.sent
         self.group: ClientGroup | None = None  # where the server is alone
-        self.schedule = Schedule(len(transport.hosts))
+        self.schedule = Schedule(len(ranks.hosts))
         self.prefers_sharded = sharded  # whether the groups evaluate, between rounds
         parameters = {name: parameter.detach() for name, parameter in experiment.model.named_parameters()}
         own = {name: parameters[name] for name in self.layout.labels}
@@ -59,7 +59,7 @@ class Server:
     @property
     def sharded(self) -> bool:
         """Whether the groups evaluate; where none is left, the server does."""
-        return self.prefers_sharded and self.transport.size > 1
+        return self.prefers_sharded and self.ranks.size > 1
 
     def run(self) -> None:
         """All rounds that are left; ``model`` then holds the final global model.
@@ -83,15 +83,15 @@ class Server:
 
     def _run_round(self, number: int) -> None:
         self._stop_if_asked(number)
-        clock, moved = Clock(), self.transport.bytes_moved
+        clock, moved = Clock(), self.ranks.bytes_moved
         now_s = self.virtual_s
         for attempt in range(self.settings.federation.max_repeats + 1):
-            round = self._sample(number, attempt, now_s)
-            now_s = round.end_s
-            tally = self._train(round, clock)
+            current = self._sample(number, attempt, now_s)
+            now_s = current.end_s
+            tally = self._train(current, clock)
             if len(tally.trained) >= self.settings.federation.min_trained:
                 break
-            self.recorder.repeat(round, tally, self.settings.federation.min_trained)
+            self.recorder.repeat(current, tally, self.settings.federation.min_trained)
         else:
             self._save(number - 1)
             raise TooFewClients(
@@ -99,7 +99,7 @@ class Server:
                 f"{self.settings.federation.min_trained} (federation.min_trained) or more; the last was dropped "
                 f"because {self.recorder.last_problem}"
             )
-        self._commit(round, tally, clock, self.transport.bytes_moved - moved)
+        self._commit(current, tally, clock, self.ranks.bytes_moved - moved)
 
     def _sample(self, number: int, attempt: int, now_s: float) -> Round:
         """The round's cohort, keyed by the round and how often it was repeated, and what becomes of its clients.
@@ -113,24 +113,24 @@ class Server:
             reachable = np.flatnonzero(fleet.availability.until(now_s) > now_s)
         drawn = cohort(self.settings, num_clients, number, attempt, reachable)
         plan = Plan(Action.TRAIN, number, drawn, np.full(len(drawn), NOBODY), attempt)
-        round = Round.derive(plan, self.experiment)
+        current = Round.derive(plan, self.experiment)
         if not fleet:
-            return round
+            return current
         wanted = num_wanted(self.settings, num_clients)
-        virtual = simulate(fleet, drawn, round.work, wanted, now_s, number, attempt)
-        round = Round.derive(replace(plan, away=virtual.away), self.experiment)
-        return replace(round, virtual=virtual)
+        virtual = simulate(fleet, drawn, current.work, wanted, now_s, number, attempt)
+        current = Round.derive(replace(plan, away=virtual.away), self.experiment)
+        return replace(current, virtual=virtual)
 
-    def _train(self, round: Round, clock: Clock) -> Tally:
+    def _train(self, current: Round, clock: Clock) -> Tally:
         """Have the whole cohort trained, by whoever is alive."""
-        number = round.plan.round
-        tally = self.state.resumed_tally(round) or Tally.begin(round)
+        number = current.plan.round
+        tally = self.state.resumed_tally(current) or Tally.begin(current)
         failure: Failure | None = None
         while len(tally.open):
             try:
-                self._deal(round, tally, clock, hand_over_only=failure is not None)
+                self._deal(current, tally, clock, hand_over_only=failure is not None)
             except RanksFailed:
-                failure = self._recover(failure or Failure(round.plan.groups.copy()))
+                failure = self._recover(failure or Failure(current.plan.groups.copy()))
                 clock.num_recoveries += 1
                 continue
             if failure is not None:
@@ -138,26 +138,26 @@ class Server:
                 failure = None
             if self.presence.stopping and len(tally.open):
                 self._save(number - 1)
-                self.state.save_partial(round, tally)
+                self.state.save_partial(current, tally)
                 self._stop_if_asked(number, f" and {len(tally.reports) - len(tally.open)} clients of the next one")
-            round = replace(round, plan=replace(round.plan, deal=round.plan.deal + 1))
+            current = replace(current, plan=replace(current.plan, deal=current.plan.deal + 1))
         self._aside(number)
         return tally
 
-    def _deal(self, round: Round, tally: Tally, clock: Clock, hand_over_only: bool) -> None:
+    def _deal(self, current: Round, tally: Tally, clock: Clock, hand_over_only: bool) -> None:
         """Deal the open clients to the living groups, or none, and add what the groups hand over to the tally."""
-        groups = [rank - 1 for rank in self.transport.members[1:]] or [len(self.transport.hosts) - 1]
-        round.plan.groups[:] = NOBODY
+        groups = [rank - 1 for rank in self.ranks.members[1:]] or [len(self.ranks.hosts) - 1]
+        current.plan.groups[:] = NOBODY
         if not hand_over_only:
-            assigned, clock.predicted_s = self.schedule.assign(round.flops[tally.open], groups)
-            round.plan.groups[tally.open] = assigned
+            assigned, clock.predicted_s = self.schedule.assign(current.flops[tally.open], groups)
+            current.plan.groups[tally.open] = assigned
         clock.groups = groups
         start = time.perf_counter()
-        envelope = self._broadcast_envelope(round.plan, round.envelope)
+        envelope = self._broadcast_envelope(current.plan, current.envelope)
         clock.broadcast_s += time.perf_counter() - start
         if not hand_over_only:
-            self._aside(round.plan.round)  # while the groups train
-        tally.add(self._collect(round, envelope, clock))
+            self._aside(current.plan.round)  # while the groups train
+        tally.add(self._collect(current, envelope, clock))
 
     def _aside(self, number: int) -> None:
         """What rank 0 does while the groups train: save the round before, and evaluate it."""
@@ -168,54 +168,54 @@ class Server:
 
     def _broadcast_envelope(self, plan: Plan, selection: Selection) -> Packed:
         """Send a plan and the tensors that go with it, if any."""
-        plan.broadcast(self.transport)
+        plan.broadcast(self.ranks)
         if selection:
             packed = pack(self.layout.restrict(selection), self.layout.take(self.model.tensors, selection))
         else:
             packed = self.model
         if plan.action == Action.EVALUATE or plan.trains:
-            self.transport.broadcast(packed.buffer)
+            self.ranks.broadcast(packed.buffer)
         return packed
 
-    def _collect(self, round: Round, envelope: Packed, clock: Clock) -> Tally:
+    def _collect(self, current: Round, envelope: Packed, clock: Clock) -> Tally:
         """What the groups hand over; where the server is alone, it trains itself."""
-        if self.transport.size == 1:
-            self.group = self.group or ClientGroup(self.experiment, self.transport)
+        if self.ranks.size == 1:
+            self.group = self.group or ClientGroup(self.experiment, self.ranks)
             self.group.kept = None
-            own = self.group.train_round(round, envelope)
+            own = self.group.train_round(current, envelope)
             return replace(own, total=own.total.on_host())
-        received = Tally.empty(round)
-        self.presence.doing(Phase.WAITING, round.plan.round)
-        start, waited_s = time.perf_counter(), self.transport.waited_s
-        self.transport.reduce(received.total.packed.buffer)
-        self.transport.merge(received.reports)
-        clock.reduce_s += time.perf_counter() - start - (self.transport.waited_s - waited_s)
+        received = Tally.empty(current)
+        self.presence.doing(Phase.WAITING, current.plan.round)
+        start, waited_s = time.perf_counter(), self.ranks.waited_s
+        self.ranks.reduce(received.total.packed.buffer)
+        self.ranks.merge(received.reports)
+        clock.reduce_s += time.perf_counter() - start - (self.ranks.waited_s - waited_s)
         return received
 
-    def _commit(self, round: Round, tally: Tally, clock: Clock, exchange_bytes: int) -> None:
+    def _commit(self, current: Round, tally: Tally, clock: Clock, exchange_bytes: int) -> None:
         """Aggregate, reorder, and write the round's rows."""
-        self.presence.doing(Phase.COMMITTING, round.plan.round)
+        self.presence.doing(Phase.COMMITTING, current.plan.round)
         start = time.perf_counter()
         gathered = Gathered(
-            round.plan.round,
-            round.envelope,
-            [round.selections[position] for position in tally.trained],
-            [round.weights[position] for position in tally.trained],
+            current.plan.round,
+            current.envelope,
+            [current.selections[position] for position in tally.trained],
+            [current.weights[position] for position in tally.trained],
             [int(weight) for weight in tally.reports["weight"][tally.trained]],
         )
         self.model = server_update(self.experiment, self.model, tally.total, gathered, self.optimizer)
         clock.commit_s = time.perf_counter() - start
         clock.round_s = time.perf_counter() - clock.start
-        self.recorder.round(round, tally.reports, clock, exchange_bytes)
-        self.virtual_s = round.end_s
+        self.recorder.round(current, tally.reports, clock, exchange_bytes)
+        self.virtual_s = current.end_s
         self.state.committed()
-        self._correct_schedule(round, tally.reports)
+        self._correct_schedule(current, tally.reports)
 
-    def _correct_schedule(self, round: Round, reports: np.ndarray) -> None:
+    def _correct_schedule(self, current: Round, reports: np.ndarray) -> None:
         for group in range(self.schedule.num_groups):
             mine = reports["group"] == group
             train_s, overhead_s = (float(reports[name][mine].sum()) for name in ("train_s", "overhead_s"))
-            self.schedule.correct(group, float(round.flops[mine].sum()), train_s, int(mine.sum()), overhead_s)
+            self.schedule.correct(group, float(current.flops[mine].sum()), train_s, int(mine.sum()), overhead_s)
 
     def _save(self, number: int) -> None:
         """Write the checkpoint after a round, unless it is there or there is nothing to save yet."""
@@ -234,7 +234,7 @@ class Server:
 
     def _recover(self, failure: Failure) -> Failure:
         """Go on without the ranks that died, beside those of an earlier failure that nothing was done after."""
-        return replace(failure, ranks=(*failure.ranks, *self.transport.recover()))
+        return replace(failure, ranks=(*failure.ranks, *self.ranks.recover()))
 
     def _until_done(self, step: Callable[[], Any], number: int) -> Any:
         """Take a step that needs every rank, again after each failure."""
@@ -275,7 +275,7 @@ class Server:
             plan = Plan(Action.EVALUATE, number, split=SPLITS.index(role), rung=rung)
             self._broadcast_envelope(plan, selection)
             predictions = np.zeros((len(split), WIDTHS[task]))
-            self.transport.merge(predictions.reshape(-1))
+            self.ranks.merge(predictions.reshape(-1))
             return predictions
         model = self.experiment.elastic.fill(selection, self.layout.take(self.model.tensors, selection))
         size = self.settings.evaluation.batch_size
@@ -283,13 +283,13 @@ class Server:
         return evaluate(model, split, task, processor, size, batches, self.presence.step)
 
 
-def dismiss(transport: Transport) -> None:
+def dismiss(ranks: Ranks) -> None:
     """Tell every group to stop, and let it go; the run's results are safe."""
     while True:
         try:
-            Plan(Action.STOP).broadcast(transport)
+            Plan(Action.STOP).broadcast(ranks)
         except RanksFailed:
-            transport.recover()
+            ranks.recover()
         else:
-            transport.dismiss()
+            ranks.dismiss()
             return

@@ -38,17 +38,17 @@ class Tally:
     reports: np.ndarray  # CLIENT_REPORT [cohort]
 
     @classmethod
-    def empty(cls, round: Round, device: torch.device | str = "cpu") -> Tally:
+    def empty(cls, current: Round, device: torch.device | str = "cpu") -> Tally:
         """Nothing trained yet."""
-        total = ExactSum.zeros(round.sums, round.total_weight, device)
-        return cls(round.plan.key, total, np.zeros(len(round.plan.cohort), CLIENT_REPORT))
+        total = ExactSum.zeros(current.sums, current.total_weight, device)
+        return cls(current.plan.key, total, np.zeros(len(current.plan.cohort), CLIENT_REPORT))
 
     @classmethod
-    def begin(cls, round: Round) -> Tally:
+    def begin(cls, current: Round) -> Tally:
         """What the server begins a round with: clients that are away are done."""
-        tally = cls.empty(round)
-        tally.reports["done"][round.plan.away] = 1
-        tally.reports["group"][round.plan.away] = NOBODY
+        tally = cls.empty(current)
+        tally.reports["done"][current.plan.away] = 1
+        tally.reports["group"][current.plan.away] = NOBODY
         return tally
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from raffm_mpi.errors import UserMistake
-from raffm_mpi.exchange.transport import Transport
+from raffm_mpi.exchange.ranks import Ranks
 from raffm_mpi.federation.run import run as run_federation
 from raffm_mpi.log import Run, RunLog, check_log, open_run
 from raffm_mpi.recovery import checkpoint as checkpoints
@@ -61,7 +61,7 @@ def parse_rounds(text: str) -> tuple[int, int]:
     raise UserMistake(f"--replay '{text}' names no rounds; allowed are N (the first N) and A:B (rounds A to B - 1)")
 
 
-def replay(output: Path, rounds: tuple[int, int], transport: Transport, overrides: list[str]) -> list[str]:
+def replay(output: Path, rounds: tuple[int, int], ranks: Ranks, overrides: list[str]) -> list[str]:
     """Run some rounds again, in a folder of their own, and return a sentence for each that comes out otherwise.
 
     They begin at the newest checkpoint before them, or at the beginning of the run; ``overrides`` change what a resumed
@@ -82,7 +82,7 @@ def replay(output: Path, rounds: tuple[int, int], transport: Transport, override
         before = [checkpoint for checkpoint in checkpoints.found(output) if checkpoint.round < first]
         if before:
             _copy(output, again, before[0])
-        run_federation(settings, transport, _Silent, overwrite=False)
+        run_federation(settings, ranks, _Silent, overwrite=False)
         with open_run(again) as new:
             return list(_differences(old, new, before[0].round + 1 if before else 0, end))
 

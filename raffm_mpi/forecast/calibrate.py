@@ -28,10 +28,12 @@ from raffm_mpi.elastic.cost import FLOAT32_BYTES
 from raffm_mpi.elastic.labels import FULL, Selection, Tensors, union
 from raffm_mpi.elastic.packing import Packed, num_entries, pack
 from raffm_mpi.errors import UserMistake
-from raffm_mpi.exchange.transport import Transport
+from raffm_mpi.exchange.ranks import Ranks
+from raffm_mpi.federation.build import import_libraries
 from raffm_mpi.federation.client_group import ClientGroup, sliced
-from raffm_mpi.federation.experiment import Experiment, Look, import_ahead, set_up
+from raffm_mpi.federation.experiment import Experiment
 from raffm_mpi.federation.plan import NOBODY, Action, Plan, Round, cohort
+from raffm_mpi.federation.run import set_up
 from raffm_mpi.federation.server_update import server_update
 from raffm_mpi.files import nearest_existing
 from raffm_mpi.forecast.calibration import Calibration, ExchangeSpeeds
@@ -49,19 +51,19 @@ _REPEATS = 5
 _MEASURED_BYTES = (1 << 20, 1 << 28)  # least and most of a transfer that is timed
 
 
-def calibrate(settings: Settings, transport: Transport, looked: Look | None) -> Calibration | None:
-    """Measure on all ranks; the calibration is returned on rank 0. ``looked`` is :func:`look`'s on rank 0."""
-    import_ahead()
+def calibrate(settings: Settings, ranks: Ranks) -> Calibration | None:
+    """Measure on all ranks; the calibration is returned on rank 0. Raises SharedMistake as :func:`run.set_up`."""
+    import_libraries()
     process_bytes = _resident_bytes()
-    experiment = set_up(settings, transport, looked)
+    experiment = set_up(settings, ranks)
     sent = experiment.aggregator.sent
     model = pack(sent, {n: p.detach() for n, p in experiment.model.named_parameters() if n in sent.labels})
-    bench = _Bench(experiment, transport, model)
+    bench = _Bench(experiment, ranks, model)
     training = bench.training()
     update_s = bench.of_groups(bench.update_s)
     evaluation = bench.of_groups(bench.evaluation_flops_per_s)
-    exchange = bench.exchange() if transport.size > 1 else None
-    if transport.rank > 0:
+    exchange = bench.exchange() if ranks.size > 1 else None
+    if ranks.rank > 0:
         return None
     model_bytes = FLOAT32_BYTES * num_entries(sent)
     update_bytes_per_s = model_bytes / update_s
@@ -90,12 +92,12 @@ def calibrate(settings: Settings, transport: Transport, looked: Look | None) -> 
 class _Bench:
     """The measurements; each is called on every rank, and rank 0 has the result."""
 
-    def __init__(self, experiment: Experiment, transport: Transport, model: Packed) -> None:
+    def __init__(self, experiment: Experiment, ranks: Ranks, model: Packed) -> None:
         self.experiment = experiment
-        self.transport = transport
+        self.ranks = ranks
         self.model = model
-        self.num_groups = max(1, transport.size - 1)
-        self.is_group = transport.rank > 0 or transport.size == 1
+        self.num_groups = max(1, ranks.size - 1)
+        self.is_group = ranks.rank > 0 or ranks.size == 1
 
     def training(self) -> tuple[float, float, float]:
         """FLOP/s of one group, and the mean seconds beside the steps and bytes of a client."""
@@ -110,23 +112,23 @@ class _Bench:
         affordable = max(1, int(_TRAINING_S / clients / max(step_s, 1e-9)))
         # All ranks train as rank 0 has found.
         steps = np.array([0 if affordable >= most else affordable])
-        self.transport.broadcast(steps)
+        self.ranks.broadcast(steps)
         chosen = self._with_steps(int(steps[0])) if steps[0] else self.experiment
-        reports, round = self._train(chosen, drawn[: clients * self.num_groups])
+        reports, current = self._train(chosen, drawn[: clients * self.num_groups])
         done = reports["trained"] == 1
-        self.transport.together(lambda: _check_trained(reports) if self.transport.rank == 0 else None)
-        prices = np.array([self.experiment.prices(selection).bytes for selection in round.selections])
+        self.ranks.together(lambda: _check_trained(reports) if self.ranks.rank == 0 else None)
+        prices = np.array([self.experiment.prices(selection).bytes for selection in current.selections])
         train_s = max(float(reports["train_s"][done].sum()), 1e-9)
-        return round.flops[done].sum() / train_s, float(reports["overhead_s"].mean()), float(prices.mean())
+        return current.flops[done].sum() / train_s, float(reports["overhead_s"].mean()), float(prices.mean())
 
     def _train(self, experiment: Experiment, clients: np.ndarray) -> tuple[np.ndarray, Round]:
         """Have the groups train clients in turn, as in a round; their reports come together on rank 0."""
         groups = np.arange(len(clients)) % self.num_groups
-        round = Round.derive(Plan(Action.TRAIN, 0, clients, groups), experiment)
-        group = ClientGroup(experiment, self.transport)
-        reports = group.train_round(round, self._envelope(round.envelope)).reports
-        self.transport.merge(reports)
-        return reports, round
+        current = Round.derive(Plan(Action.TRAIN, 0, clients, groups), experiment)
+        group = ClientGroup(experiment, self.ranks)
+        reports = group.train_round(current, self._envelope(current.envelope)).reports
+        self.ranks.merge(reports)
+        return reports, current
 
     def _envelope(self, selection: Selection) -> Packed:
         layout = self.experiment.aggregator.sent
@@ -139,10 +141,10 @@ class _Bench:
 
     def of_groups(self, measure: Callable[[], float]) -> float:
         """The mean of what every group measures, all at a time, on rank 0."""
-        values = np.zeros(self.transport.size)
+        values = np.zeros(self.ranks.size)
         if self.is_group:
-            values[self.transport.rank] = measure()
-        self.transport.merge(values)
+            values[self.ranks.rank] = measure()
+        self.ranks.merge(values)
         return float(values.sum()) / self.num_groups
 
     def update_s(self) -> float:
@@ -181,7 +183,7 @@ class _Bench:
 
     def exchange(self) -> ExchangeSpeeds:
         """Latency and bytes/s between the ranks: a broadcast and a reduce together are a round trip."""
-        transport, levels = self.transport, depth(self.transport.size)
+        ranks, levels = self.ranks, depth(self.ranks.size)
         least, most = _MEASURED_BYTES
         num_bytes = min(max(least, FLOAT32_BYTES * num_entries(self.experiment.aggregator.sent)), most)
         small, floats, sums = (
@@ -192,8 +194,8 @@ class _Bench:
 
         def round_trip_s(down: np.ndarray, up: np.ndarray, repeats: int) -> float:
             def trip() -> None:
-                transport.broadcast(down)
-                transport.reduce(up)
+                ranks.broadcast(down)
+                ranks.reduce(up)
 
             return _median_s(trip, repeats)
 
@@ -204,9 +206,9 @@ class _Bench:
             both_s = round_trip_s(down, up, _REPEATS)
             latencies_s = levels * latency_s * (chunks_in_turn(moved) + 1)
             rates.append(levels * moved / max(both_s - latencies_s, both_s / 10))
-        hosts = len(set(transport.hosts))
+        hosts = len(set(ranks.hosts))
         return ExchangeSpeeds(
-            num_ranks=transport.size,
+            num_ranks=ranks.size,
             num_hosts=hosts,
             latency_s=latency_s,
             broadcast_bytes_per_s=rates[0],
@@ -218,10 +220,10 @@ class _Bench:
         experiment, layout = self.experiment, self.experiment.aggregator.sent
         drawn = cohort(experiment.settings, experiment.partition.num_clients, 0)[:_MOST_IN_COHORT]
         plan = Plan(Action.TRAIN, 0, drawn, np.full(len(drawn), NOBODY))
-        round = Round.derive(plan, experiment)
+        current = Round.derive(plan, experiment)
 
         one_s = self._commit_s([FULL], [experiment.aggregator.weight(1)])
-        all_s = self._commit_s(round.selections, round.weights)
+        all_s = self._commit_s(current.selections, current.weights)
         model_bytes = FLOAT32_BYTES * num_entries(layout)
         return {
             "derive_client_s": _median_s(lambda: Round.derive(plan, experiment).flops) / len(drawn),

@@ -12,10 +12,10 @@ from raffm_mpi.elastic.cost import FLOAT32_BYTES
 from raffm_mpi.elastic.labels import FULL, Selection
 from raffm_mpi.elastic.packing import num_entries
 from raffm_mpi.errors import UserMistake
-from raffm_mpi.exchange.transport import CHUNK_BYTES, CHUNKS_UNDER_WAY
+from raffm_mpi.exchange.chunks import CHUNK_BYTES, CHUNKS_UNDER_WAY
 from raffm_mpi.federation.plan import NOBODY, SPLITS, Action, Plan, Round, cohort
-from raffm_mpi.federation.run import shard_evaluation
 from raffm_mpi.federation.schedule import Schedule
+from raffm_mpi.federation.serve import shard_evaluation
 from raffm_mpi.federation.tally import CLIENT_REPORT
 from raffm_mpi.forecast.calibration import Calibration
 from raffm_mpi.forecast.sketch import Sketch

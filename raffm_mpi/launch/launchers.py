@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from raffm_mpi.errors import UserMistake
-from raffm_mpi.exchange.transport import DETECTOR
+from raffm_mpi.exchange.openmpi import DETECTOR
 
 Launcher = Literal["mpirun", "srun"]
 

@@ -352,7 +352,7 @@ def test_each_client_keeps_its_rank_and_the_full_one_leaves_nothing_out():
 
 
 class Ranks2:
-    """Two ranks of a transport, of which this is the second."""
+    """Two ranks, of which this is the second."""
 
     rank, host = 1, "n1"
 

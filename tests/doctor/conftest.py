@@ -10,8 +10,8 @@ import pytest
 
 from raffm_mpi.doctor.facts import Facts, MPILibrary
 from raffm_mpi.doctor.gpus import GPUs
-from raffm_mpi.doctor.launcher import Launcher
 from raffm_mpi.doctor.sources import Sources
+from raffm_mpi.exchange.launcher import Launcher
 
 VERSIONS = {"raffm_mpi": "0.1.0", "python": "3.12.1", "torch": "2.8.0", "transformers": "5.0.0", "mpi4py": "4.1.0"}
 

@@ -11,8 +11,8 @@ from raffm_mpi.doctor import checks, machine
 from raffm_mpi.doctor.findings import exit_status, fail, ok, warn
 from raffm_mpi.doctor.folder import FREE, HELD, MISSING, NO_LOCKS, Folder
 from raffm_mpi.doctor.gpus import GPUs
-from raffm_mpi.doctor.launcher import Launcher
 from raffm_mpi.doctor.sources import Sources
+from raffm_mpi.exchange.launcher import Launcher
 
 
 def changed(facts, rank, **changes):
@@ -50,6 +50,7 @@ def test_a_launcher_that_started_more_than_mpi_joined_fails(well):
     assert is_said(checks.check_launcher(lone, ["none", "pmi2"]), "fail", "mpirun, as this Slurm has no PMIx")
     lone = well(1, launcher=Launcher("a PMI launcher", 4, 0))
     assert is_said(checks.check_launcher(lone), "fail", "each is alone", "the mpirun or mpiexec of Open MPI v5.0.11")
+    assert is_well(checks.check_launcher(well(3, launcher=Launcher("a PMIx launcher", 0, 0, "4.2"))))
     some = well(2, launcher=Launcher("mpirun", 4, 0))
     assert is_said(checks.check_launcher(some), "fail", "MPI joined 2 of them")
 

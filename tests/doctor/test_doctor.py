@@ -94,12 +94,22 @@ def test_a_launcher_that_the_library_does_not_know_fails_in_one_table(alone, lin
     assert (second.returncode, second.stdout, second.stderr) == (1, "", "")
 
 
-def test_without_an_mpi_library_the_rest_is_looked_at(alone, lines, tmp_path):
+def test_without_an_mpi_library_one_process_is_warned_and_the_rest_is_looked_at(alone, lines, tmp_path):
     done = alone(f"output={tmp_path}", MPI4PY_LIBMPI=str(tmp_path / "libmpi.so"))
     found = lines(done.stdout)
-    assert done.returncode == 1
-    assert found["MPI"][0] == "fail" and "no MPI library can be loaded" in found["MPI"][1]
+    assert done.returncode == 0, done.stderr
+    assert found["MPI"][0] == "warn" and "no MPI library can be loaded" in found["MPI"][1]
+    assert "one process needs none; do: for a run on several ranks install one" in found["MPI"][1]
     assert found["versions"][0] == found["log"][0] == "ok" and "launcher" not in found
+    assert "Traceback" not in done.stderr
+
+
+def test_ranks_without_an_mpi_library_fail_in_one_table(mpirun, raffm_mpi_command, lines, tmp_path):
+    command = raffm_mpi_command("doctor", f"output={tmp_path}")
+    done = mpirun(2, *command, env={"MPI4PY_LIBMPI": str(tmp_path / "libmpi.so")})
+    assert done.returncode == 1
+    assert done.stdout.count("fail  MPI           no MPI library can be loaded") == 1
+    assert lines(done.stdout)["versions"][0] == "ok"
     assert "Traceback" not in done.stderr
 
 

@@ -16,15 +16,15 @@ import pytest
 
 from raffm_mpi.doctor import folder as folders
 from raffm_mpi.doctor.examine import check_transfer, needed_bytes, try_transfer
-from raffm_mpi.doctor.exchange import Alone
 from raffm_mpi.doctor.facts import Facts
 from raffm_mpi.doctor.gpus import look_for_gpus
 from raffm_mpi.doctor.intent import load_intent
-from raffm_mpi.doctor.launcher import Launcher, srun_plugins
 from raffm_mpi.doctor.sources import look_for_sources
 from raffm_mpi.errors import UserMistake
+from raffm_mpi.exchange.launcher import Launcher, srun_plugins
+from raffm_mpi.exchange.lone import LoneRank
+from raffm_mpi.exchange.openmpi import finds_failed_nodes
 from raffm_mpi.exchange.probe import apart_from_the_job, echo
-from raffm_mpi.exchange.transport import finds_failed_nodes
 from raffm_mpi.log.file import LogFile
 
 
@@ -47,6 +47,9 @@ from raffm_mpi.log.file import LogFile
             Launcher("mpirun", 8, 3),
         ),
         ({"PMI_SIZE": "2", "PMI_RANK": "1"}, Launcher("a PMI launcher", 2, 1)),
+        ({"MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_RANK": "1"}, Launcher("mpirun_rsh", 2, 1)),
+        ({"PMIX_NAMESPACE": "x", "PMIX_RANK": "3"}, Launcher("a PMIx launcher", 0, 3, "unknown")),
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Launcher(allocated=4)),  # a shell
     ],
 )
 def test_a_launcher_is_known_by_what_it_leaves_in_the_environment(environment, launcher):
@@ -85,28 +88,37 @@ def test_facts_survive_the_journey_and_fit_in_one_message(well):
     assert len(facts.to_json()) < 8192
 
 
-class Corrupting(Alone):
-    """Rank 1 of two, to whom the broadcast model comes with one number wrong."""
+class OneOfTwo(LoneRank):
+    """One of two ranks, as far as it tells; nothing travels."""
+
+    def __init__(self, rank: int, host: str) -> None:
+        super().__init__(host)
+        self.rank, self.members = rank, [0, 1]
+
+
+class Corrupting(OneOfTwo):
+    """Rank 1, to whom the broadcast model comes with one number wrong."""
+
+    wrong: int
 
     def broadcast(self, buffer: np.ndarray) -> None:
         buffer[:] = np.arange(len(buffer)) * 2654435761
-        buffer[self.flaw] += 1
+        buffer[self.wrong] += 1
 
 
 @pytest.mark.parametrize("place", [0, 131072, -1])
 def test_one_wrong_number_anywhere_is_found(place):
-    wrong = try_transfer(Corrupting(place, "n2", rank=1, size=2))
+    ranks = Corrupting(1, "n2")
+    ranks.wrong = place
+    wrong = try_transfer(ranks)
     assert wrong == ["rank 1 on n2"]
     finding = check_transfer(2, wrong)
     assert finding.level == "fail" and "rank 1 on n2" in finding.text
 
 
 def test_a_sum_that_comes_out_wrong_is_found():
-    class Losing(Alone):
-        """Rank 0 of two, whose sums lack the other rank's part."""
-
-    assert try_transfer(Losing(host="n1", size=2)) == ["rank 0 on n1"]
-    assert try_transfer(Alone()) == []
+    assert try_transfer(OneOfTwo(0, "n1")) == ["rank 0 on n1"]  # the sums lack the other rank's part
+    assert try_transfer(LoneRank()) == []
     assert check_transfer(1, []).level == check_transfer(2, []).level == "ok"
 
 
@@ -163,24 +175,24 @@ def test_a_lock_is_told_from_no_lock_and_from_no_file(tmp_path, monkeypatch):
 
 
 def test_a_file_is_written_locked_and_followed_and_nothing_is_left(tmp_path):
-    found = folders.try_folder(tmp_path, True, Alone())
+    found = folders.try_folder(tmp_path, True, LoneRank())
     assert (found.error, found.lock, found.followed) == ("", folders.HELD, True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_locking_that_is_turned_off_is_seen(tmp_path):
-    found = folders.try_folder(tmp_path, False, Alone())
+    found = folders.try_folder(tmp_path, False, LoneRank())
     assert (found.error, found.lock, found.followed) == ("", folders.FREE, True)
 
 
 def test_a_second_process_that_cannot_read_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    found = folders.try_folder(tmp_path, True, Alone())
+    found = folders.try_folder(tmp_path, True, LoneRank())
     assert (found.error, found.followed) == ("", False)
 
 
 def test_a_folder_that_cannot_be_written_is_an_error():
-    found = folders.try_folder(Path("/proc"), True, Alone())
+    found = folders.try_folder(Path("/proc"), True, LoneRank())
     assert found.error
 
 
@@ -196,7 +208,7 @@ def test_a_disk_that_fails_under_hdf5_is_an_error_and_gets_not_another_byte(tmp_
 
     monkeypatch.setattr(h5py.File, "create_dataset", fail)
     monkeypatch.setattr(LogFile, "let_go", note)
-    found = folders.try_folder(tmp_path, True, Alone())
+    found = folders.try_folder(tmp_path, True, LoneRank())
     assert "no space left on device" in found.error
     assert closed == [True]
     assert list(tmp_path.iterdir()) == []
@@ -270,8 +282,8 @@ def test_what_a_run_keeps_follows_from_the_model_and_the_checkpoints():
 
 def test_ranks_that_do_not_reach_each_other_are_given_up():
     program = (
-        "import time; from raffm_mpi.doctor import exchange as m; m.CONNECT_S = 0.2; "
-        "m.Transport = lambda: time.sleep(60); m.join()"
+        "import time; from raffm_mpi.doctor import meeting; meeting.CONNECT_S = 0.2; "
+        "meeting.join = lambda: time.sleep(60); meeting.meet()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert done.returncode == 1

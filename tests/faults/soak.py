@@ -42,7 +42,7 @@ HANG_S = 90.0  # without a commit
 LEAVE_S = 15.0  # for ranks to end after mpirun
 MOST_FAILURES = 10
 NUM_LINES = 40  # of stderr, that are shown of a failure
-SERVING = "a rank that dies is survived"  # what rank 0 says when every rank is set up
+SERVING = "if a client group dies, the others take over"  # what rank 0 says when every rank is set up
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "PYTHONFAULTHANDLER": "1"}
 
 # signal, fewest groups, how often, and how many of the ranks that it goes to

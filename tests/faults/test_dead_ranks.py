@@ -41,7 +41,7 @@ def test_all_but_the_server_may_die_at_once(killed, assert_undisturbed, deaths, 
     assert result.returncode == 0, result.stderr
     assert_undisturbed(tmp_path / "run")
     assert sorted(deaths(tmp_path / "run")) == [1, 2, 3]
-    assert "a rank that dies is survived" in result.stderr
+    assert "if a client group dies, the others take over" in result.stderr
 
 
 @slow

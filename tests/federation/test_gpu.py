@@ -11,8 +11,9 @@ from raffm_mpi.config import ComputeSettings, Settings
 from raffm_mpi.elastic.labels import Layout, parse
 from raffm_mpi.elastic.packing import allocate, moved
 from raffm_mpi.errors import UserMistake
-from raffm_mpi.federation import experiment, probe
-from raffm_mpi.federation.run import shard_evaluation
+from raffm_mpi.exchange import probe
+from raffm_mpi.federation import build
+from raffm_mpi.federation.serve import shard_evaluation
 from raffm_mpi.learning.training import Processor
 
 LAYOUT = Layout({"w": parse("a b")}, {"w": (3, 5)}, {"a": 3, "b": 5})
@@ -20,7 +21,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees
 
 
 class Ranks:
-    """One rank of two, as a transport tells of itself."""
+    """One rank of two, as it tells of itself."""
 
     host, device_index, size = "n1", 0, 2
 
@@ -55,15 +56,15 @@ def test_a_move_keeps_every_entry_and_copies_nothing_that_is_there_already():
 def test_gpu_memory_is_handed_to_mpi_only_where_a_transfer_showed_that_it_may(monkeypatch, answer):
     settings = ComputeSettings(gpu_aware_mpi=True)
     with pytest.raises(UserMistake, match=r"compute.gpu_aware_mpi: rank 1 on n1 computes on its CPU"):
-        experiment._select_processor(settings, Ranks(1))
+        build._select_processor(settings, Ranks(1))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(experiment, "echo", lambda device: answer)
+    monkeypatch.setattr(build, "echo", lambda device: answer)
     with pytest.raises(UserMistake, match=rf"rank 1 on n1: a transfer of its GPU's memory failed \({answer}\)"):
-        experiment._select_processor(settings, Ranks(1))
-    assert experiment._select_processor(settings, Ranks(0)).is_gpu  # the server's tensors are in host memory
-    monkeypatch.setattr(experiment, "echo", lambda device: "right")
-    assert experiment._select_processor(settings, Ranks(1)) == Processor(torch.device("cuda:0"))
+        build._select_processor(settings, Ranks(1))
+    assert build._select_processor(settings, Ranks(0)).is_gpu  # the server's tensors are in host memory
+    monkeypatch.setattr(build, "echo", lambda device: "right")
+    assert build._select_processor(settings, Ranks(1)) == Processor(torch.device("cuda:0"))
 
 
 @pytest.mark.parametrize(

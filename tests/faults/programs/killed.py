@@ -10,9 +10,10 @@ import signal
 from pathlib import Path
 
 from raffm_mpi.cli import main
-from raffm_mpi.exchange import transport
+from raffm_mpi.exchange import chunks
+from raffm_mpi.exchange.mpi import MPIRanks
 from raffm_mpi.exchange.presence import Phase, Presence
-from raffm_mpi.exchange.transport import Transport
+from raffm_mpi.exchange.ranks import Ranks
 from raffm_mpi.federation.plan import Plan
 from raffm_mpi.federation.server import Server
 
@@ -21,30 +22,30 @@ PARTS = [[*kill.split(":"), "SIGKILL"][:4] for kill in os.environ["KILLS"].split
 KILLS = {(int(rank), phase, int(number)): signal.Signals[name] for rank, phase, number, name in PARTS}
 PIDS = Path(os.environ["PIDS"])
 
-transport.CHUNK_BYTES = 4096  # many chunks, so that a transfer has a middle
+chunks.CHUNK_BYTES = 4096  # many chunks, so that a transfer has a middle
 (PIDS / str(RANK)).write_text(str(os.getpid()))
-current = {"round": -1}
+now = {"round": -1}
 
 
 def die_at(phase, number=None):
-    kill = KILLS.pop((RANK, phase, current["round"] if number is None else number), None)
+    kill = KILLS.pop((RANK, phase, now["round"] if number is None else number), None)
     if kill:
         os.kill(os.getpid(), kill)
 
 
-def together(self, step, original=Transport.together):
+def together(self, step, original=Ranks.together):
     die_at("set-up")
     return original(self, step)
 
 
 def receive(cls, received, original=Plan.receive.__func__):
     plan = original(cls, received)
-    current["round"] = plan.round
+    now["round"] = plan.round
     die_at("plan")
     return plan
 
 
-def transfer(self, buffer, start, original=Transport._transfer):
+def transfer(self, buffer, start, original=MPIRanks._transfer):
     phase = {"float32": "broadcast", "int64": "reduce"}.get(str(buffer.dtype).removeprefix("torch."), "other")
     count = {"chunks": 0}
 
@@ -62,16 +63,16 @@ def step(self, original=Presence.step):
     original(self)
 
 
-def commit(self, round, *rest, original=Server._commit):
+def commit(self, current, *rest, original=Server._commit):
     for (rank, phase, number), kill in KILLS.items():
-        if (phase, number) == ("commit", round.plan.round):
+        if (phase, number) == ("commit", current.plan.round):
             os.kill(int((PIDS / str(rank)).read_text()), kill)
-    original(self, round, *rest)
+    original(self, current, *rest)
 
 
 Plan.receive = classmethod(receive)
-Transport.together = together
-Transport._transfer = transfer
+Ranks.together = together
+MPIRanks._transfer = transfer
 Presence.step = step
 Server._commit = commit
 main()

@@ -5,13 +5,13 @@ import signal
 import threading
 
 from raffm_mpi.cli import main
-from raffm_mpi.federation import run
+from raffm_mpi.federation import serve as module
 
 
-def serve(*arguments, original=run._serve):
+def serve(*arguments, original=module.serve):
     threading.Timer(float(os.environ["KILL_AFTER_S"]), os.kill, (os.getpid(), signal.SIGKILL)).start()
     original(*arguments)
 
 
-run._serve = serve
+module.serve = serve
 main()

@@ -1,15 +1,15 @@
-"""Run by test_transport.py: a model of more than 2^31 bytes, and sums of more than that, in bounded counts."""
+"""Run by test_ranks.py: a model of more than 2^31 bytes, and sums of more than that, in bounded counts."""
 
 import numpy as np
 import torch
 
 from raffm_mpi.elastic.labels import Layout, parse
 from raffm_mpi.elastic.packing import allocate
-from raffm_mpi.exchange.transport import Transport
+from raffm_mpi.exchange.mpi import MPIRanks
 
-transport = Transport()
+ranks = MPIRanks()
 longest = 0
-world = transport._world
+world = ranks._world
 
 
 class Counted:
@@ -28,16 +28,16 @@ class Counted:
         return counting
 
 
-transport._world = Counted()
+ranks._world = Counted()
 rows = 2**29 // 4096 + 8
 layout = Layout({"a": parse(". ."), "b": parse(". .")}, {"a": (rows, 4096), "b": (3, 5)}, {})
 
 model = allocate(layout)
 assert model.buffer.nbytes > 2**31
-if transport.rank == 0:
+if ranks.rank == 0:
     model.tensors["a"][:] = torch.arange(rows, dtype=torch.float32)[:, None]
     model.tensors["b"].fill_(7)
-transport.broadcast(model.buffer.numpy())
+ranks.broadcast(model.buffer.numpy())
 assert torch.equal(model.tensors["a"][:, 0], torch.arange(rows, dtype=torch.float32))
 assert torch.equal(model.tensors["a"][:, -1], torch.arange(rows, dtype=torch.float32))
 assert (model.tensors["b"] == 7).all()
@@ -46,12 +46,12 @@ del model
 layout = Layout({"a": parse(". .")}, {"a": (rows // 2 + 8, 4096)}, {})
 sums = allocate(layout, torch.int64)
 assert sums.buffer.nbytes > 2**31
-sums.tensors["a"][:] = torch.arange(rows // 2 + 8)[:, None] + transport.rank
-transport.reduce(sums.buffer.numpy())
-if transport.rank == 0:
-    expected = transport.size * torch.arange(rows // 2 + 8) + sum(range(transport.size))
+sums.tensors["a"][:] = torch.arange(rows // 2 + 8)[:, None] + ranks.rank
+ranks.reduce(sums.buffer.numpy())
+if ranks.rank == 0:
+    expected = ranks.size * torch.arange(rows // 2 + 8) + sum(range(ranks.size))
     assert torch.equal(sums.tensors["a"][:, 0], expected)
     assert torch.equal(sums.tensors["a"][:, -1], expected)
 assert 0 < longest <= 2**30, longest
-assert transport.bytes_moved > 2**32
+assert ranks.bytes_moved > 2**32
 print("done", np.round(longest / 2**20), "MiB at most", flush=True)

@@ -10,17 +10,17 @@ import sys
 import torch
 
 from raffm_mpi.config import load_settings
-from raffm_mpi.exchange.transport import Transport
-from raffm_mpi.federation.experiment import set_up
+from raffm_mpi.exchange.lone import LoneRank
 from raffm_mpi.federation.plan import cohort
+from raffm_mpi.federation.run import set_up
 from raffm_mpi.learning.model import sha256
 from raffm_mpi.learning.training import train
 
 settings = load_settings(sys.argv[1], [f"output={sys.argv[2]}"])
-experiment = set_up(settings, Transport(), None)
+experiment = set_up(settings, LoneRank())
 server = experiment.model
-for round in range(settings.federation.num_rounds):
-    clients = [int(client) for client in cohort(settings, experiment.partition.num_clients, round)]
+for number in range(settings.federation.num_rounds):
+    clients = [int(client) for client in cohort(settings, experiment.partition.num_clients, number)]
     sizes = [len(experiment.partition.client(client)) for client in clients]
     unit = 2.0 ** (62 - 6 - sum(sizes).bit_length())
     sums = {name: 0 for name, p in server.named_parameters() if p.requires_grad}
@@ -33,7 +33,7 @@ for round in range(settings.federation.num_rounds):
             settings.training,
             experiment.processor,
             seed=settings.seed,
-            round_number=round,
+            round_number=number,
             client=client,
         )
         trained = dict(local.named_parameters())

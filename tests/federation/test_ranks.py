@@ -13,7 +13,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 @pytest.mark.parametrize("chunk_bytes", [1000, 1 << 26])
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_every_operation_agrees_with_numpy_and_waiting_ranks_sleep(mpirun, ranks, chunk_bytes):
-    result = mpirun(ranks, sys.executable, PROGRAMS / "transport.py", str(chunk_bytes))
+    result = mpirun(ranks, sys.executable, PROGRAMS / "operations.py", str(chunk_bytes))
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("done") == ranks
 

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 # Names, and variables with the number of processes and this one's. Open MPI's first: mpirun starts its daemons on other
-# nodes by srun, whose variables their ranks then carry, too.
+# nodes by srun, whose variables their ranks then carry, too. PMI is of MPICH, Intel MPI, Cray MPICH and Flux.
 _LAUNCHERS = (
     ("mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("mpirun_rsh", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+    ("mpirun_rsh", "MVP_COMM_WORLD_SIZE", "MVP_COMM_WORLD_RANK"),
     ("a PMI launcher", "PMI_SIZE", "PMI_RANK"),
     ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 )
@@ -21,8 +23,9 @@ _LIST_TIMEOUT_S = 10.0
 class Launcher:
     """Who started how many processes; ``name`` is empty for one that nobody started together with others.
 
-    ``pmix`` is what the environment tells of a PMIx server: its version, "unknown", or nothing. ``allocated`` is the
-    number of tasks of the Slurm allocation around, 0 without one.
+    ``size`` is 0 where the launcher does not tell it, as one that speaks PMIx alone. ``pmix`` is what the environment
+    tells of a PMIx server: its version, "unknown", or nothing. ``allocated`` is the number of tasks of the Slurm
+    allocation around, 0 without one.
     """
 
     name: str = ""
@@ -33,12 +36,20 @@ class Launcher:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Launcher:
-        """From the variables of a process."""
+        """From the variables of a process.
+
+        A task that srun started alone has no launcher: there is nothing to join, and a shell on a node is such a task.
+        """
         pmix = environment.get("PMIX_VERSION", "unknown") if "PMIX_NAMESPACE" in environment else ""
         allocated = _number(environment.get("SLURM_NTASKS", "0"))
         for name, size, rank in _LAUNCHERS:
             if size in environment and rank in environment:
-                return cls(name, _number(environment[size]), _number(environment[rank]), pmix, allocated)
+                number = _number(environment[size])
+                if name == "srun" and number == 1:
+                    return cls(pmix=pmix, allocated=allocated)
+                return cls(name, number, _number(environment[rank]), pmix, allocated)
+        if pmix and "PMIX_RANK" in environment:
+            return cls("a PMIx launcher", 0, _number(environment["PMIX_RANK"]), pmix, allocated)
         return cls(pmix=pmix, allocated=allocated)
 
 
