@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from raffm_mpi.cli.base import app, exit_on_mistake
-from raffm_mpi.errors import UserMistake
+from raffm_mpi.cli.base import app
 
 
 @app.command()
@@ -18,10 +17,4 @@ def settings(
     """Say what every setting of a config means, what it may be, and its default."""
     from raffm_mpi.config import describe
 
-    if markdown:
-        print(describe.markdown(), end="")
-        return
-    try:
-        print(describe.text(group))
-    except UserMistake as error:
-        exit_on_mistake(error)
+    print(describe.markdown().rstrip("\n") if markdown else describe.text(group))

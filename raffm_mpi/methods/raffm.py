@@ -33,8 +33,9 @@ class RaFFM(Method):
         self.space = resolve(settings.space, layout)
         self.needs_update = settings.salience == "first_order"
         budget = settings.budget
-        is_sandwich = isinstance(budget, SandwichBudget)
-        self._budgets = None if is_sandwich else Budgets(budget, self.space.path, price, seed, fits)
+        self._budgets = (
+            None if isinstance(budget, SandwichBudget) else Budgets(budget, self.space.path, price, seed, fits)
+        )
         self._ordered = _ordered(settings, layout)
 
     @classmethod
