@@ -28,7 +28,7 @@ from raffm_mpi.federation.experiment import look
 from raffm_mpi.learning.evaluation import evaluate, score_split
 from raffm_mpi.learning.model import load_model
 from raffm_mpi.learning.training import Processor
-from raffm_mpi.tasks.metrics import metrics_of
+from raffm_mpi.tasks import task_of
 
 SHARES = (0.75, 0.5, 0.25)
 
@@ -61,12 +61,12 @@ def scores_of(run: Path) -> dict[tuple[str, int, float], list[float]]:
     """Scores on each split of what is cut out of a run's model, by name, parameters and share of the elastic ones."""
     settings = load_settings(run / "config.yaml")
     looked = look(settings)
-    task = looked.info.task
-    examples = data.open_data(data.prepare(looked.info, settings.data, looked.inputs, settings.seed))
-    model = load_model(ModelSettings(name=str(run / "model")), looked.config, task, 0, examples.pad_token_id)
+    info, task = looked.info, task_of(looked.info.task)
+    examples = data.open_data(data.prepare(info, task, settings.data, looked.inputs, settings.seed), task)
+    model = load_model(ModelSettings(name=str(run / "model")), looked.config, info, 0, examples.pad_token_id)
     layout = layout_of(model)
     torch.set_num_threads(2)
-    metric, *_ = metrics_of(task, looked.info.num_classes, settings.data.subset)
+    metric, *_ = task.metrics(info, settings.data.subset)
     frame = count_parameters(layout, dict.fromkeys(keep(layout, 1.0, "ffn", "heads"), 0))
     elastic = count_parameters(layout) - frame
     rows = [("full", extract(model, layout, FULL))]
@@ -77,8 +77,8 @@ def scores_of(run: Path) -> dict[tuple[str, int, float], list[float]]:
         size = sum(parameter.numel() for parameter in submodel.parameters())
         scores = []
         for split in filter(None, (examples.validation, examples.test)):
-            predictions = evaluate(submodel, split, task, Processor(torch.device("cpu")), 64)
-            scores.append(score_split(task, (metric,), predictions, split)[metric])
+            predictions = evaluate(submodel, split, info, Processor(torch.device("cpu")), 64)
+            scores.append(score_split(info, (metric,), predictions, split)[metric])
         found[name, size, (size - frame) / elastic] = scores
     return found
 

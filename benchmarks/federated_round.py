@@ -56,12 +56,14 @@ def bare(number: int, config: Path, barrier: multiprocessing.Barrier, seconds: m
     from transformers import AutoConfig, AutoModelForImageClassification
 
     from raffm_mpi.config import load_settings
-    from raffm_mpi.data import ImageInput, inspect, open_data, prepare
+    from raffm_mpi.data import ImageInput, open_data, prepare
+    from raffm_mpi.tasks import inspect, task_of
 
     loaded = load_settings(config)
     info = inspect(loaded.data)
+    task = task_of(info.task)
     inputs = ImageInput(3, 32, 32, (0.5,) * 3, (0.5,) * 3)
-    train = open_data(prepare(info, loaded.data, inputs, loaded.seed)).train
+    train = open_data(prepare(info, task, loaded.data, inputs, loaded.seed), task).train
     model = AutoModelForImageClassification.from_config(AutoConfig.for_model("vit", num_labels=10, **MODEL))
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.train()

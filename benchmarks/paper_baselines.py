@@ -30,6 +30,7 @@ from raffm_mpi.federation.experiment import look
 from raffm_mpi.forecast.sketch import sketch
 from raffm_mpi.learning.training import examples_seen
 from raffm_mpi.log import GLOBAL_MODEL, open_run
+from raffm_mpi.tasks import task_of
 
 WHOLE = "Full model (FedAvg)"
 SLOWEST = "raspberry_pi_4"  # of the population
@@ -79,7 +80,9 @@ def deadline_of(settings: dict[str, Any], share: float) -> float:
     """A share of what the slowest device takes for the full model and a mean client's examples, in virtual seconds."""
     whole = Settings.model_validate({**settings, "output": "none", "method": {"name": "fedavg"}})
     looked = look(whole)
-    data.prepare(looked.info, whole.data, looked.inputs, whole.seed)  # so that the length of its texts is known
+    data.prepare(
+        looked.info, task_of(looked.info.task), whole.data, looked.inputs, whole.seed
+    )  # so that the length of its texts is known
     sketched = sketch(whole)
     outline, device = sketched.outline, read_profiles().profiles[SLOWEST]
     price = outline.prices(FULL)

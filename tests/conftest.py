@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "faults"))
 from federation import differences, run_alone, write_config
 

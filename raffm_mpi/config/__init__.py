@@ -6,14 +6,12 @@ from raffm_mpi.config.compute import ComputeSettings
 from raffm_mpi.config.data import (
     AnyPartition,
     ByColumnPartition,
-    ColumnSettings,
     DataSettings,
     DirichletPartition,
     IIDPartition,
     KShotPartition,
     PartitionSettings,
     ShardsPartition,
-    Task,
 )
 from raffm_mpi.config.devices import (
     AlwaysAvailable,
@@ -70,7 +68,6 @@ __all__ = [
     "AvailabilitySettings",
     "BudgetSettings",
     "ByColumnPartition",
-    "ColumnSettings",
     "ComputeSettings",
     "CustomSettings",
     "DailyAvailability",
@@ -111,7 +108,6 @@ __all__ = [
     "ShardsPartition",
     "Shares",
     "SpaceSettings",
-    "Task",
     "TrainingSettings",
     "apply_overrides",
     "check",

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from raffm_mpi.config.base import PathName, PositiveInt, SettingsGroup
 from raffm_mpi.config.tagged import ByTag
 
-Task = Literal[
-    "image_classification", "text_classification", "regression", "question_answering", "seq2seq", "causal_lm"
-]
+
+def _columns(columns: Any) -> Any:
+    """A name or a list of names for each role; a role that has null is left out."""
+    if not isinstance(columns, dict):
+        raise ValueError(f"{columns!r} is not allowed; give a column for each role, such as {{text: review}}")
+    for role, given in columns.items():
+        names = given if isinstance(given, list) else [given]
+        if given is not None and not (names and all(isinstance(name, str) for name in names)):
+            raise ValueError(f"{role} is {given!r}; allowed are the name of a column and a list of names")
+    return {role: given for role, given in columns.items() if given is not None}
 
 
-class ColumnSettings(SettingsGroup):
-    """Columns of the data set; what is left out is inferred, but for ``target``, which makes the task seq2seq."""
-
-    image: str | None = None
-    """The images."""
-    text: str | None = None
-    """The texts, or the first of each pair."""
-    text_pair: str | None = None
-    """The second text of each pair."""
-    label: str | None = None
-    """The class or the number that is predicted."""
-    question: str | None = None
-    """The questions of question answering."""
-    context: str | None = None
-    """The texts that hold the answers."""
-    answers: str | None = None
-    """The answers and where they begin, as in SQuAD."""
-    target: str | None = None
-    """The text that is generated from another."""
+Columns = Annotated[dict[str, Any], BeforeValidator(_columns)]
 
 
 class PartitionSettings(SettingsGroup):
@@ -109,10 +98,10 @@ class DataSettings(SettingsGroup):
     """A data set on the Hugging Face hub, a folder, or digits, scikit-learn's 1,797 images of 8 x 8 pixels."""
     subset: str | None = None
     """A configuration of the data set, such as GLUE's mrpc, or a sub-folder."""
-    task: Task | None = None
-    """What is learnt; null: inferred from the columns."""
-    columns: ColumnSettings = ColumnSettings()
-    """Which column is what, where it cannot be inferred or another is wanted."""
+    task: str | None = None
+    """What is learnt, a task of docs/tasks.md; null: inferred from the columns."""
+    columns: Columns = Field(default={})
+    """The column in each role of the task, or a list of columns; what is left out is inferred, but for target."""
     train_split: str = "train"
     """The split that is dealt to the clients."""
     validation_split: str | None = None

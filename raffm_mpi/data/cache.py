@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raffm_mpi.config import DataSettings, Task
+from raffm_mpi.config import DataSettings
 from raffm_mpi.data.fingerprint import load_fingerprint, save_fingerprint
-from raffm_mpi.data.formats import Writer
-from raffm_mpi.data.images import ImageInput, ImageWriter
-from raffm_mpi.data.labels import distinct, known_labels, read_column
+from raffm_mpi.data.formats import Format, Writer
+from raffm_mpi.data.inputs import ImageInput, TextInput
+from raffm_mpi.data.labels import distinct, read_column
 from raffm_mpi.data.partitions import draw_from_each
-from raffm_mpi.data.questions import QuestionWriter
 from raffm_mpi.data.source import DataInfo, load
 from raffm_mpi.data.splits import HELD_OUT, META, stored_examples
-from raffm_mpi.data.texts import CausalWriter, Seq2SeqWriter, TextInput, TextWriter, TokenWriter
 from raffm_mpi.data.unreadable import Unreadable, load_unreadable
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.seeds import generator
@@ -32,33 +30,30 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 3
 
-TOKEN_WRITERS: dict[Task, type[TokenWriter]] = {
-    "text_classification": TextWriter,
-    "regression": TextWriter,
-    "question_answering": QuestionWriter,
-    "seq2seq": Seq2SeqWriter,
-    "causal_lm": CausalWriter,
-}
+# Without these the folders of data sets that were prepared by earlier releases would not be found.
+_ROLES_OF_FORMAT_3 = ("label", "image", "text", "text_pair", "question", "context", "answers", "target")
 
 
-def prepare(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInput, seed: int) -> Path:
+def prepare(info: DataInfo, task: Format, settings: DataSettings, inputs: ImageInput | TextInput, seed: int) -> Path:
     """Build the memory-mapped examples under ``data.cache`` unless they are there, and return their folder.
 
-    The examples are stored once for all seeds; a held-out validation split is a folder of their numbers inside.
+    ``task`` is the one that ``info`` names. The examples are stored once for all seeds; a held-out validation split is
+    a folder of their numbers inside.
     Folders appear whole or not at all, so processes may race. Each holds the fingerprint of its examples.
 
     A training example that cannot be read is marked, and ``Split.batch`` refuses it; none is held out.
 
     Raises UserMistake naming the split and row of an example that cannot be used, or the setting that is wrong.
     """
-    writer = _writer(info, settings, inputs)
+    writer = _writer(info, task, settings, inputs)
     described = _describe(info, settings, inputs, writer)
     root = _root(settings, described, writer)
 
     def write_examples(folder: Path) -> None:
         source = load(settings.path, settings.subset)
         for split in info.splits:
-            _write_split(folder, split.role, source[split.name], info, writer, f"data.path: split '{split.name}'")
+            where = f"data.path: split '{split.name}'"
+            _write_split(folder, split.role, source[split.name], info, task, writer, where)
         (folder / META).write_text(json.dumps(described, indent=2, ensure_ascii=False), encoding="utf-8")
         save_fingerprint(folder, [_meaning(described), list(load_unreadable(folder, "train"))])
 
@@ -68,7 +63,8 @@ def prepare(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInp
         return root
     examples = np.unique(stored_examples(root, "train", described["num_examples"]["train"]))
     examples = np.setdiff1d(examples, list(load_unreadable(root, "train")))
-    classes = np.load(root / "train_labels.npy")[examples] if info.label_names else np.zeros_like(examples)
+    labels = np.load(root / "train_labels.npy")
+    classes = task.classes(labels, labels)[examples]
 
     def hold_out(folder: Path) -> None:
         np.save(folder / HELD_OUT, examples[_hold_out(classes, fraction, seed)])
@@ -77,9 +73,11 @@ def prepare(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInp
     return _build_once(folder, hold_out)
 
 
-def prepared(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInput, seed: int) -> Path | None:
+def prepared(
+    info: DataInfo, task: Format, settings: DataSettings, inputs: ImageInput | TextInput, seed: int
+) -> Path | None:
     """The folder that :func:`prepare` would return, if it is there already."""
-    writer = _writer(info, settings, inputs)
+    writer = _writer(info, task, settings, inputs)
     root = _root(settings, _describe(info, settings, inputs, writer), writer)
     folder = _folder(root, info, settings, seed)
     return folder if folder.exists() else None
@@ -92,6 +90,7 @@ def _describe(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextI
         "path": settings.path,
         "subset": settings.subset,
         **asdict(info),
+        "columns": {**dict.fromkeys(_ROLES_OF_FORMAT_3), **info.columns.roles, "group": info.columns.group},
         "num_examples": {split.role: split.num_examples for split in info.splits},
         "inputs": asdict(inputs),
         "padding": writer.padding,
@@ -117,13 +116,11 @@ def _meaning(described: dict[str, Any]) -> dict[str, Any]:
     return {name: described[name] for name in ("format_version", "task", "label_names", "padding")} | {"inputs": inputs}
 
 
-def _writer(info: DataInfo, settings: DataSettings, inputs: ImageInput | TextInput) -> Writer:
-    if isinstance(inputs, TextInput) and info.task in TOKEN_WRITERS:
-        return TOKEN_WRITERS[info.task](inputs, settings)
-    if isinstance(inputs, ImageInput) and info.task not in TOKEN_WRITERS:
-        return ImageWriter(inputs)
-    taken = "images" if isinstance(inputs, ImageInput) else "text"
-    raise UserMistake(f"data.path: '{settings.path}' holds {info.task} examples, but the model takes {taken}")
+def _writer(info: DataInfo, task: Format, settings: DataSettings, inputs: ImageInput | TextInput) -> Writer:
+    if isinstance(inputs, ImageInput) != task.takes_images(info.columns):
+        taken = "images" if isinstance(inputs, ImageInput) else "text"
+        raise UserMistake(f"data.path: '{settings.path}' holds {info.task} examples, but the model takes {taken}")
+    return task.writer(inputs, settings)
 
 
 def _build_once(folder: Path, build: Callable[[Path], None]) -> Path:
@@ -143,9 +140,10 @@ def _build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _write_split(folder: Path, role: str, examples: Dataset, info: DataInfo, writer: Writer, where: str) -> None:
-    labels = known_labels(examples, info.task, info.columns, info.label_names, where)
-    np.save(folder / f"{role}_labels.npy", labels)
+def _write_split(
+    folder: Path, role: str, examples: Dataset, info: DataInfo, task: Format, writer: Writer, where: str
+) -> None:
+    np.save(folder / f"{role}_labels.npy", task.labels(examples, info.columns, info.label_names, where))
     if role == "train" and info.columns.group is not None:
         np.save(folder / "train_groups.npy", _group_ids(examples, info.columns.group, where))
     unreadable = Unreadable(role, len(examples), where)

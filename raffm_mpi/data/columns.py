@@ -1,166 +1,106 @@
-"""The task of a data set and the columns that it reads, inferred unless they are named."""
+"""The columns of a data set: which are read and in which role, what they hold, and what their names suggest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from raffm_mpi.config import ColumnSettings, DataSettings, Task
 from raffm_mpi.errors import UserMistake
 
 if TYPE_CHECKING:
     from datasets import Features
 
-ROLES: dict[Task, tuple[str, ...]] = {
-    "image_classification": ("image", "label"),
-    "text_classification": ("text", "text_pair", "label"),
-    "regression": ("text", "text_pair", "label"),
-    "question_answering": ("question", "context", "answers"),
-    "seq2seq": ("text", "target"),
-    "causal_lm": ("text",),
-}
 LABEL_NAMES = ("label", "labels")
 LABEL_LIKE_NAMES = ("fine_label", "target", "class", "category")
 ID_NAMES = ("id", "idx", "index", "guid", "uid", "uuid")
 
-CLASS_LABEL = "class labels"
-TEXT_TYPES = ("string", "large_string")
-FLOAT_TYPES = ("float16", "float32", "float64")
-WHOLE_TYPES = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
-TYPES = {
-    "strings": TEXT_TYPES,
-    "numbers": (*FLOAT_TYPES, *WHOLE_TYPES),
-    "class labels, whole numbers, strings and true/false": (CLASS_LABEL, *TEXT_TYPES, "bool", *WHOLE_TYPES),
-}
-STRINGS, NUMBERS, DISCRETE = TYPES
+_TEXT = ("string", "large_string")
+_FLOAT = ("float16", "float32", "float64")
+_WHOLE = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that are read, by role; None where the task (see ``ROLES``) or the data set has none."""
+    """The columns that are read: the name or the names in each role, and the column that examples are grouped by."""
 
-    label: str | None = None
-    image: str | None = None
-    text: str | None = None
-    text_pair: str | None = None
-    question: str | None = None
-    context: str | None = None
-    answers: str | None = None
-    target: str | None = None
+    roles: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     group: str | None = None
 
+    def one(self, role: str) -> str | None:
+        """The column in a role; None where there is none, or where several columns are."""
+        found = self.roles.get(role)
+        return found if isinstance(found, str) else None
 
-def find_columns(features: Features, settings: DataSettings) -> tuple[Task, Columns]:
-    """The task and its columns.
+    def of(self, role: str) -> str:
+        """The column in a role that is filled by one."""
+        found = self.roles[role]
+        assert isinstance(found, str), f"{role} is filled by {found}"
+        return found
 
-    Raises UserMistake with one sentence for a column that is missing, ambiguous, of the wrong type, or not the task's.
-    """
-    wanted, group = settings.columns, settings.partition.client_column
-    named = {role: name for role, name in wanted if name is not None}
-    for place, name in {**{f"columns.{role}": name for role, name in named.items()}, "partition.column": group}.items():
-        if name is not None and name not in features:
-            raise UserMistake(f"data.{place}: column '{name}' is not in the data set; columns: {', '.join(features)}")
-    if group is not None:
-        _check_type(features, "partition.column", group, DISCRETE)
-    if len(set(named.values())) < len(named):
-        raise UserMistake(
-            f"data.columns: {', '.join(named)} name columns {', '.join(named.values())}; a column has one role"
-        )
-    task = settings.task or _infer_task(features, wanted, group)
-    for role, name in named.items():
-        if role not in ROLES[task]:
-            raise UserMistake(
-                f"data.columns.{role}: column '{name}' is named, but {task} reads only {', '.join(ROLES[task])}"
-            )
-    return task, _columns_of(task, features, wanted, group)
+    def every(self, role: str) -> tuple[str, ...]:
+        """All columns in a role."""
+        found = self.roles.get(role, ())
+        return (found,) if isinstance(found, str) else found
 
 
-def _infer_task(features: Features, wanted: ColumnSettings, group: str | None) -> Task:
-    named = {role for role, name in wanted if name is not None}
-    questions = set(ROLES["question_answering"])
-    if wanted.image or (_images(features) and named <= {"label"}):
-        return "image_classification"
-    if named & questions or (not named and questions <= set(features)):
-        return "question_answering"
-    if wanted.target:
-        return "seq2seq"
-    labels = [wanted.label] if wanted.label else _labels(features, group)
-    others = {name for name in features if name.lower() not in ID_NAMES} - {group}
-    if not labels and others == set(_texts(features, {group})) and len(others) == 1:
-        return "causal_lm"
-    label = _only("label", labels, features, "; set data.task: causal_lm for texts without one")
-    return "regression" if _type(features[label]) in FLOAT_TYPES else "text_classification"
+@dataclass(frozen=True)
+class ColumnType:
+    """What a column may hold: in words, and as a question to its feature."""
+
+    words: str
+    holds: Callable[[Any], bool]
 
 
-def _columns_of(task: Task, features: Features, wanted: ColumnSettings, group: str | None) -> Columns:
-    label = None
-    if "label" in ROLES[task]:
-        label = wanted.label or _only("label", _labels(features, group), features)
-        _check_type(features, "columns.label", label, NUMBERS if task == "regression" else DISCRETE, task)
-    if task == "image_classification":
-        return Columns(label, image=_find_image(features, wanted), group=group)
-    if task == "question_answering":
-        return _find_questions(features, wanted, group)
-    for role, name in (("text", wanted.text), ("text_pair", wanted.text_pair), ("target", wanted.target)):
-        if name is not None:
-            _check_type(features, f"columns.{role}", name, STRINGS, task)
-    target = _only("target", [wanted.target] if wanted.target else [], features) if task == "seq2seq" else None
-    found = [wanted.text] if wanted.text else _texts(features, {label, target, group, wanted.text_pair})
-    if "text_pair" in ROLES[task] and len(found) == 2 and wanted.text_pair is None:
-        return Columns(label, text=found[0], text_pair=found[1], group=group)
-    return Columns(label, text=_only("text", found, features), text_pair=wanted.text_pair, target=target, group=group)
+def is_class_label(feature: Any) -> bool:
+    """Whether a feature is of class labels: whole numbers that have names."""
+    from datasets import ClassLabel
+
+    return isinstance(feature, ClassLabel)
 
 
-def _find_image(features: Features, wanted: ColumnSettings) -> str:
-    images = _images(features)
-    if wanted.image and wanted.image not in images:
-        raise UserMistake(f"data.columns.image: column '{wanted.image}' holds no images but {features[wanted.image]}")
-    return wanted.image or _only("image", images, features)
-
-
-def _find_questions(features: Features, wanted: ColumnSettings, group: str | None) -> Columns:
-    found = {}
-    for role in ROLES["question_answering"]:
-        name = getattr(wanted, role) or role
-        found[role] = _only(role, [name] if name in features else [], features)
-    for role in ("question", "context"):
-        _check_type(features, f"columns.{role}", found[role], STRINGS, "question_answering")
-    answers: Any = features[found["answers"]]
-    parts = answers if isinstance(answers, dict) else {}
-    types = {name: _type(getattr(part, "feature", None)) for name, part in parts.items()}
-    if types.get("text") not in TEXT_TYPES or types.get("answer_start") not in WHOLE_TYPES:
-        raise UserMistake(
-            f"data.columns.answers: column '{found['answers']}' holds {answers}; allowed are answers of the form "
-            "{text: [strings], answer_start: [whole numbers]}"
-        )
-    return Columns(**found, group=group)
-
-
-def _images(features: Features) -> list[str]:
+def is_image(feature: Any) -> bool:
+    """Whether a feature is of images."""
     from datasets import Image
 
-    return [name for name, feature in features.items() if isinstance(feature, Image)]
+    return isinstance(feature, Image)
 
 
-def _labels(features: Features, group: str | None) -> list[str]:
-    """What may be the label: a column named so, else class labels, else columns with a name like it."""
-    tiers = (
-        [name for name in features if name.lower() in LABEL_NAMES],
-        [name for name, feature in features.items() if _type(feature) == CLASS_LABEL],
-        [name for name in features if name.lower() in LABEL_LIKE_NAMES],
-    )
-    found = next((tier for tier in tiers if tier), [])
-    return [name for name in found if name != group] or found
+def is_string(feature: Any) -> bool:
+    """Whether a feature is of strings."""
+    return _dtype(feature) in _TEXT
 
 
-def _texts(features: Features, others: set[str | None]) -> list[str]:
-    """The columns of strings that are no identifiers and have no other role."""
-    strings = [name for name, feature in features.items() if _type(feature) in TEXT_TYPES]
-    return [name for name in strings if name not in others and name.lower() not in ID_NAMES]
+def is_float(feature: Any) -> bool:
+    """Whether a feature is of floating-point numbers."""
+    return _dtype(feature) in _FLOAT
 
 
-def _only(role: str, found: Sequence[str], features: Iterable[str], remedy: str = "") -> str:
+def is_whole(feature: Any) -> bool:
+    """Whether a feature is of whole numbers without names."""
+    return _dtype(feature) in _WHOLE and not is_class_label(feature)
+
+
+def is_discrete(feature: Any) -> bool:
+    """Whether a feature is of class labels, whole numbers, strings or true and false."""
+    return is_class_label(feature) or is_string(feature) or is_whole(feature) or _dtype(feature) == "bool"
+
+
+IMAGES = ColumnType("images", is_image)
+STRINGS = ColumnType("strings", is_string)
+NUMBERS = ColumnType("numbers", lambda feature: is_float(feature) or is_whole(feature))
+DISCRETE = ColumnType("class labels, whole numbers, strings and true/false", is_discrete)
+
+
+def check_type(features: Features, place: str, name: str, allowed: ColumnType, task: str = "") -> None:
+    """Raise UserMistake if the column ``name``, which the setting ``data.PLACE`` speaks of, holds anything else."""
+    if not allowed.holds(features[name]):
+        needed = f"task {task} allows" if task else "allowed are"
+        raise UserMistake(f"data.{place}: column '{name}' holds {_described(features[name])}; {needed} {allowed.words}")
+
+
+def only(role: str, found: Sequence[str], features: Iterable[str], remedy: str = "") -> str:
+    """The one column that was found for a role; raises UserMistake where there is none or are several."""
     if len(found) == 1:
         return found[0]
     if found:
@@ -170,14 +110,35 @@ def _only(role: str, found: Sequence[str], features: Iterable[str], remedy: str 
     )
 
 
-def _type(feature: Any) -> str:
-    from datasets import ClassLabel
+def image_columns(features: Features) -> list[str]:
+    """The columns of images."""
+    return [name for name, feature in features.items() if is_image(feature)]
 
-    return CLASS_LABEL if isinstance(feature, ClassLabel) else getattr(feature, "dtype", type(feature).__name__)
+
+def text_columns(features: Features, others: Iterable[str | None]) -> list[str]:
+    """The columns of strings that are no identifiers and not among ``others``, which have a role already."""
+    taken = set(others)
+    strings = [name for name, feature in features.items() if is_string(feature)]
+    return [name for name in strings if name not in taken and name.lower() not in ID_NAMES]
 
 
-def _check_type(features: Features, place: str, name: str, allowed: str, task: Task | None = None) -> None:
-    found = _type(features[name])
-    if found not in TYPES[allowed]:
-        needed = f"; task {task} allows" if task else "; allowed are"
-        raise UserMistake(f"data.{place}: column '{name}' holds {found}{needed} {allowed}")
+def label_columns(features: Features, group: str | None) -> list[str]:
+    """What may be the label: a column named so, else class labels, else columns with a name like it."""
+    tiers = (
+        [name for name in features if name.lower() in LABEL_NAMES],
+        [name for name, feature in features.items() if is_class_label(feature)],
+        [name for name in features if name.lower() in LABEL_LIKE_NAMES],
+    )
+    found = next((tier for tier in tiers if tier), [])
+    return [name for name in found if name != group] or found
+
+
+def _dtype(feature: Any) -> str | None:
+    found: str | None = getattr(feature, "dtype", None)
+    return found
+
+
+def _described(feature: Any) -> str:
+    if is_class_label(feature):
+        return "class labels"
+    return IMAGES.words if is_image(feature) else _dtype(feature) or str(feature)

@@ -1,8 +1,9 @@
-"""How examples are stored: a writer and a reader for each kind, and the array file that both know."""
+"""How examples are stored: what a task says of it, writers and readers, and the array file that both know."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -10,14 +11,46 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from raffm_mpi.config import DataSettings
 from raffm_mpi.data.columns import Columns
+from raffm_mpi.data.inputs import ImageInput, TextInput
 from raffm_mpi.data.unreadable import Unreadable
-from raffm_mpi.errors import UserMistake
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from raffm_mpi.data.questions import References
+
+class Format(ABC):
+    """What this room knows of a task: how its examples are stored, and by which classes they are dealt."""
+
+    name: str
+
+    @abstractmethod
+    def takes_images(self, columns: Columns) -> bool:
+        """Whether an example is an image; else it is text."""
+
+    @abstractmethod
+    def writer(self, inputs: ImageInput | TextInput, settings: DataSettings) -> Writer:
+        """What writes the examples as a model takes them; ``inputs`` are images where the task takes images."""
+
+    @abstractmethod
+    def reader(self, folder: Path, role: str, meta: dict[str, Any]) -> Reader:
+        """What reads the rows of the split ``role``, which :meth:`writer` wrote to ``folder``."""
+
+    def labels(self, split: Dataset, columns: Columns, names: Sequence[str], where: str) -> np.ndarray:
+        """The label of every example, ``[N]`` or ``[N, K]``; zeros (int64 [N]) for a task whose examples have none.
+
+        ``names`` are the classes. Raises UserMistake, which begins with ``where`` and names the row, for a label that
+        is none.
+        """
+        return np.zeros(len(split), dtype=np.int64)
+
+    def classes(self, labels: np.ndarray, train_labels: np.ndarray) -> np.ndarray:
+        """The class by which each example is dealt to clients and held out, int64 [N]; all zeros for no classes.
+
+        ``train_labels`` are of the whole training split; both are of :meth:`labels`.
+        """
+        return np.zeros(len(labels), dtype=np.int64)
 
 
 class Writer(ABC):
@@ -56,19 +89,15 @@ class Reader(ABC):
         """Mean number of tokens of a row's target, 0.0 where it has none."""
         return 0.0
 
-    def spans(self, rows: np.ndarray) -> np.ndarray:
-        """The characters of the context that each token stands for, int64 [B, L, 2]; -1 for other tokens."""
-        raise UserMistake("spans are of question_answering alone")
-
-    def references(self, rows: np.ndarray, examples: np.ndarray) -> References | None:
-        """The contexts and answers of the rows, which were made of ``examples``; None where there are none."""
+    def truth(self, rows: np.ndarray, examples: np.ndarray) -> Any:
+        """What predictions of the rows are scored by, beside labels; ``examples`` is of which each row was made."""
         return None
 
 
 def label_tensor(labels: np.ndarray) -> torch.Tensor:
-    """Classes as int64, numbers as float32: what the losses of transformers take."""
+    """Classes (int64) as they are, anything else as float32: what the losses of transformers take."""
     tensor = torch.from_numpy(labels)
-    return tensor.float() if tensor.is_floating_point() else tensor
+    return tensor if tensor.dtype == torch.int64 else tensor.float()
 
 
 def open_array(path: Path) -> np.ndarray:

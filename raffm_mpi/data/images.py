@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,36 +13,15 @@ import torch
 
 from raffm_mpi.data.columns import Columns
 from raffm_mpi.data.formats import ArrayFile, Reader, Writer, label_tensor, open_array
+from raffm_mpi.data.inputs import IMAGE_MODES, ImageInput
 from raffm_mpi.data.unreadable import Unreadable, UnreadableExample
-from raffm_mpi.errors import UserMistake
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 IMAGES_PER_TASK = 32
-IMAGE_MODES = {1: "L", 3: "RGB"}  # by number of channels
 WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # more than 8 bits: PIL clips them without a word
 MACHINE_FAULTS = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)  # no image's; they may pass
-
-
-@dataclass(frozen=True)
-class ImageInput:
-    """Images as a model takes them: pixels, and each channel's mean and deviation (of values in [0, 1])."""
-
-    num_channels: int
-    height: int
-    width: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if self.num_channels not in IMAGE_MODES:
-            raise UserMistake(f"model: images of {self.num_channels} channels; allowed are 1 (grey) and 3 (RGB)")
-        if not len(self.mean) == len(self.std) == self.num_channels:
-            raise UserMistake(
-                f"model: images of {self.num_channels} channels need as many means and deviations, "
-                f"got {self.mean} and {self.std}"
-            )
 
 
 class ImageWriter(Writer):
@@ -60,7 +38,7 @@ class ImageWriter(Writer):
         """Decode in as many threads as this process has cores, a few tasks at a time."""
         from datasets import Image
 
-        column = columns.image
+        column = columns.of("image")
         stored = examples.select_columns([column]).cast_column(column, Image(decode=False))
         num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -1,4 +1,4 @@
-"""What a model learns to answer: the classes, numbers or texts of a split, read as Arrow columns."""
+"""Columns of classes and numbers, read as Arrow columns."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raffm_mpi.config import Task
-from raffm_mpi.data.columns import Columns
 from raffm_mpi.errors import UserMistake
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from pyarrow import Array, ChunkedArray
-
-CLASSIFICATION = ("image_classification", "text_classification")
 
 
 def read_column(split: Dataset, name: str) -> ChunkedArray:
@@ -55,41 +51,12 @@ def label_names(train: Dataset, column: str) -> tuple[str, ...]:
     return tuple(distinct(read_column(train, column)).cast(pa.string()).to_pylist())
 
 
-def known_labels(split: Dataset, task: Task, columns: Columns, names: Sequence[str], where: str) -> np.ndarray:
-    """The label of every example: classes (int64 [N]), numbers (float64 [N]), or zeros (int64 [N]) without either.
-
-    Raises UserMistake naming the row of a label that is no class or no finite number.
-    """
-    if columns.label is None:
-        return np.zeros(len(split), dtype=np.int64)
-    if task == "regression":
-        labels = numbers(split, columns.label)
-        unknown, wanted = np.flatnonzero(~np.isfinite(labels)), "a finite number"
-    else:
-        labels = label_ids(split, columns.label, names)
-        unknown, wanted = np.flatnonzero(labels < 0), f"one of the {len(names)} classes"
+def check_labels(split: Dataset, column: str, is_known: np.ndarray, wanted: str, where: str) -> None:
+    """Raise UserMistake naming the first row whose label is not known (bool [N]), its value and what is ``wanted``."""
+    unknown = np.flatnonzero(~is_known)
     if unknown.size:
-        value = read_column(split, columns.label)[int(unknown[0])].as_py()
+        value = read_column(split, column)[int(unknown[0])].as_py()
         raise UserMistake(f"{where}, row {unknown[0]}: label {value!r} is not {wanted}")
-    return labels
-
-
-def are_withheld(split: Dataset, task: Task, columns: Columns, names: Sequence[str]) -> bool:
-    """Whether a split hides what is to be predicted, as benchmarks publish their test splits.
-
-    Classes: some are null, or -1 where that is no class. Numbers: some are null, or all are -1. Targets: some are
-    null, or all are empty. Answers: there are none at all.
-    """
-    if task in CLASSIFICATION and columns.label is not None:
-        unknown = read_column(split, columns.label).filter(label_ids(split, columns.label, names) < 0)
-        return not {None, -1}.isdisjoint(unknown.unique().to_pylist())
-    if columns.label is not None:
-        values = numbers(split, columns.label)
-        return bool(np.isnan(values).any() or (values == -1).all())
-    if columns.target is not None:
-        targets = read_column(split, columns.target).unique().to_pylist()
-        return None in targets or targets == [""]
-    return columns.answers is not None and not _num_answers(split, columns.answers).any()
 
 
 def numbers(split: Dataset, column: str) -> np.ndarray:
@@ -98,11 +65,3 @@ def numbers(split: Dataset, column: str) -> np.ndarray:
     import pyarrow.compute as pc
 
     return np.asarray(pc.fill_null(read_column(split, column).cast(pa.float64()), float("nan")), dtype=np.float64)
-
-
-def _num_answers(split: Dataset, column: str) -> np.ndarray:
-    """The number of answers of every question, int64 [N]."""
-    import pyarrow.compute as pc
-
-    texts = pc.struct_field(read_column(split, column), "text")
-    return np.asarray(pc.fill_null(pc.list_value_length(texts), 0), dtype=np.int64)

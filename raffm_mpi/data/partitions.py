@@ -18,8 +18,6 @@ from raffm_mpi.config import (
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.seeds import generator
 
-KINDS_OF_CLASSES = ("dirichlet", "shards", "k_shot")
-
 
 @dataclass(frozen=True)
 class Partition:
@@ -41,6 +39,19 @@ class Partition:
         """The examples of client ``k`` as a view, int64 [sizes[k]]."""
         return self.indices[self.offsets[k] : self.offsets[k + 1]]
 
+    def count_labels(self, labels: np.ndarray, num_labels: int) -> np.ndarray:
+        """The examples of every client that have each label, int64 [num_clients, num_labels].
+
+        ``labels`` are the class of each example (int64 [N]), or 1 for each label that it has (uint8 [N, num_labels]).
+        """
+        counts = np.zeros((self.num_clients, num_labels), dtype=np.int64)
+        clients, held = np.repeat(np.arange(self.num_clients), self.sizes), labels[self.indices]
+        if held.ndim == 1:
+            np.add.at(counts, (clients, held), 1)
+        else:
+            np.add.at(counts, clients, held)
+        return counts
+
 
 def partition(
     settings: PartitionSettings,
@@ -51,7 +62,7 @@ def partition(
     label_names: Sequence[str] | None = None,
     examples: np.ndarray | None = None,
 ) -> Partition:
-    """Deal the rows of the training split (``labels``: int64 [N]) to clients, by ``seed`` alone.
+    """Deal the rows of the training split (``labels``: the class of each, int64 [N]) to clients, by ``seed`` alone.
 
     iid: equal sizes, give or take one. dirichlet: each class is dealt in proportions drawn from Dirichlet(alpha)
     (Yurochkin et al., 2019; Hsu et al., 2019). shards: sorted by label and cut into equal shards, a few for each
@@ -79,14 +90,6 @@ def partition(
         dealt = _by_owner(_owners(settings, labels, num_clients, generator(seed, "partition")), num_clients)
     _check_minimum(settings, dealt.sizes)
     return dealt
-
-
-def check_kind(settings: PartitionSettings, task: str, has_classes: bool) -> None:
-    """Raise UserMistake if examples are to be dealt by classes that they do not have."""
-    if not has_classes and settings.kind in KINDS_OF_CLASSES:
-        raise UserMistake(
-            f"data.partition.kind: '{settings.kind}' needs classes, and {task} has none; allowed are iid and by_column"
-        )
 
 
 def check_enough(settings: PartitionSettings, num_examples: int, num_clients: int) -> None:

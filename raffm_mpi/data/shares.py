@@ -8,21 +8,19 @@ from raffm_mpi.data.partitions import Partition
 from raffm_mpi.seeds import generator
 
 
-def share(partition: Partition, train_labels: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+def share(partition: Partition, train_classes: np.ndarray, classes: np.ndarray, seed: int) -> np.ndarray:
     """Deal examples to clients so that each class is spread over them as it is in training.
 
-    ``train_labels`` and ``labels`` are of the training and of the other split's examples; numbers (float64) count as
-    one class. Returns the client of each example, int64 [len(labels)]; -1 where no client holds its class.
+    The classes (int64) are of the training and of the other split's examples. Returns the client of each example,
+    int64 [len(classes)]; -1 where no client holds its class.
     """
     rng = generator(seed, "shares")
-    if labels.dtype.kind == "f":
-        train_labels, labels = np.zeros(len(train_labels), np.int64), np.zeros(len(labels), np.int64)
     clients = np.repeat(np.arange(partition.num_clients), partition.sizes)
-    held = train_labels[partition.indices]
-    owners = np.full(len(labels), -1)
-    for label in np.unique(labels):
+    held = train_classes[partition.indices]
+    owners = np.full(len(classes), -1)
+    for label in np.unique(classes):
         holders = clients[held == label]  # a client as often as it holds the class
-        examples = rng.permutation(np.flatnonzero(labels == label))
+        examples = rng.permutation(np.flatnonzero(classes == label))
         if len(holders):
             owners[examples] = holders[((np.arange(len(examples)) + 0.5) * len(holders) / len(examples)).astype(int)]
     return owners

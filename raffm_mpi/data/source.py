@@ -1,23 +1,21 @@
-"""The data set as it was published: where it is, its task, its columns, its classes and its splits."""
+"""The data set as it was published: where it is, and which of its splits is used for what."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raffm_mpi.config import DataSettings, Task
-from raffm_mpi.data.columns import Columns, find_columns
-from raffm_mpi.data.labels import CLASSIFICATION, are_withheld, label_names
-from raffm_mpi.data.partitions import check_kind
+from raffm_mpi.config import DataSettings
+from raffm_mpi.data.columns import Columns
 from raffm_mpi.errors import UserMistake
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
 
 VALIDATION_NAMES = ("validation", "validation_matched", "valid", "val", "dev")
 TEST_NAMES = ("test", "test_matched", "validation_mismatched")
@@ -38,12 +36,12 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What :func:`inspect` found out: plain and small, so that one rank can send it to the others.
+    """What is known of a data set without decoding an example: plain and small, so that one rank can send it to others.
 
-    ``label_names`` is empty for tasks without classes.
+    ``task`` is the name of its task; ``label_names`` is empty for tasks without classes.
     """
 
-    task: Task
+    task: str
     columns: Columns
     label_names: tuple[str, ...]
     splits: tuple[SplitInfo, ...]
@@ -54,29 +52,6 @@ class DataInfo:
 
     def has_split(self, role: str) -> bool:
         return any(split.role == role for split in self.splits)
-
-
-def inspect(settings: DataSettings) -> DataInfo:
-    """Find the task, columns, classes and splits of ``data.path`` without decoding an example.
-
-    Of two validation splits, as in MNLI, validation_matched is the validation split; validation_mismatched is the
-    test split where there is no other or its labels are withheld.
-
-    Raises UserMistake with one sentence when something is missing, ambiguous, of the wrong type or not of the task.
-    """
-    source = load(settings.path, settings.subset)
-    if settings.train_split not in source:
-        raise _unknown_split("train_split", settings.train_split, source)
-    train = source[settings.train_split]
-    task, columns = find_columns(train.features, settings)
-    has_classes = task in CLASSIFICATION
-    check_kind(settings.partition, task, has_classes)
-    names = label_names(train, columns.label) if has_classes and columns.label is not None else ()
-    splits = tuple(
-        SplitInfo(role, name, len(source[name]), source[name]._fingerprint)
-        for role, name in _find_splits(source, settings, task, columns, names).items()
-    )
-    return DataInfo(task, columns, names, splits)
 
 
 def load(path: str, subset: str | None = None) -> DatasetDict:
@@ -144,10 +119,22 @@ def _digits() -> DatasetDict:
     )
 
 
-def _find_splits(
-    source: DatasetDict, settings: DataSettings, task: Task, columns: Columns, names: Sequence[str]
-) -> dict[str, str]:
-    """The name of the split in each role; a split whose labels are withheld is no test split."""
+def training_split(source: DatasetDict, settings: DataSettings) -> Dataset:
+    """The split that clients train on; raises UserMistake where the data set has none of its name."""
+    if settings.train_split not in source:
+        raise _unknown_split("train_split", settings.train_split, source)
+    return source[settings.train_split]
+
+
+def find_splits(
+    source: DatasetDict, settings: DataSettings, is_withheld: Callable[[Dataset], bool]
+) -> tuple[SplitInfo, ...]:
+    """The split in each role: named, or known by its name.
+
+    Of two validation splits, as in MNLI, validation_matched is the validation split; validation_mismatched is the
+    test split where there is no other or ``is_withheld`` says that its labels are. Raises UserMistake for a split that
+    is not there, has two roles, or is named as the test split although its labels are withheld.
+    """
     splits = {"train": settings.train_split}
     for role, name in (("validation", settings.validation_split), ("test", settings.test_split)):
         if name is None:
@@ -161,12 +148,12 @@ def _find_splits(
     for role, known in (("validation", VALIDATION_NAMES), ("test", TEST_NAMES)):
         free = [name for name in known if name in source and name not in splits.values()]
         if role == "test":
-            free = [name for name in free if not are_withheld(source[name], task, columns, names)]
+            free = [name for name in free if not is_withheld(source[name])]
         if role not in splits and free:
             splits[role] = free[0]
-    if settings.test_split is not None and are_withheld(source[settings.test_split], task, columns, names):
+    if settings.test_split is not None and is_withheld(source[settings.test_split]):
         raise UserMistake(f"data.test_split: the labels of split '{settings.test_split}' are withheld")
-    return splits
+    return tuple(SplitInfo(role, name, len(source[name]), source[name]._fingerprint) for role, name in splits.items())
 
 
 def _unknown_split(setting: str, name: str, source: Iterable[str]) -> UserMistake:

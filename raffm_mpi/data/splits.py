@@ -6,63 +6,54 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from raffm_mpi.config import Task
 from raffm_mpi.data.fingerprint import load_fingerprint
-from raffm_mpi.data.formats import Reader, open_array
-from raffm_mpi.data.images import ImageReader
-from raffm_mpi.data.questions import QuestionReader, References
-from raffm_mpi.data.texts import CausalReader, Seq2SeqReader, TextReader
+from raffm_mpi.data.formats import Format, Reader, open_array
 from raffm_mpi.data.unreadable import UnreadableExample, load_unreadable
 
 META = "meta.json"
 HELD_OUT = "validation_examples.npy"
 
-READERS: dict[Task, type[Reader]] = {
-    "image_classification": ImageReader,
-    "text_classification": TextReader,
-    "regression": TextReader,
-    "question_answering": QuestionReader,
-    "seq2seq": Seq2SeqReader,
-    "causal_lm": CausalReader,
-}
-
 
 class Split:
-    """One split: rows, which are what a batch is made of; a row is an example, or for questions a window of one.
+    """One split: rows, which are what a batch is made of; a row is an example, or a part of one such as a window.
 
-    ``labels``: classes (int64 [N]), numbers (float64 [N]) or, for tasks without either, zeros (int64 [N]).
-    ``examples``: of which example of the published split each row was made, ascending, int64 [N].
+    ``labels``: of each row, as its task has them (``[N]`` or ``[N, K]``). ``classes``: those by which rows are dealt to
+    clients, int64 [N]. ``examples``: of which example of the published split each row was made, ascending, int64 [N].
     ``mean_length``: tokens a row, 0.0 for images. ``mean_target_length``: tokens a target, 0.0 without.
     """
 
     def __init__(
-        self, reader: Reader, labels: np.ndarray, examples: np.ndarray, rows: np.ndarray, unreadable: dict[int, str]
+        self,
+        reader: Reader,
+        labels: np.ndarray,
+        classes: np.ndarray,
+        examples: np.ndarray,
+        rows: np.ndarray,
+        unreadable: dict[int, str],
     ) -> None:
+        self.reader = reader
+        self.rows = rows  # as the reader numbers them, int64 [N]
         self.examples = examples[rows]
         self.labels = labels[self.examples]
+        self.classes = classes[self.examples]
         self.mean_length = reader.mean_length(rows)
         self.mean_target_length = reader.mean_target_length(rows)
-        self._reader = reader
-        self._rows = rows
         self._unreadable = unreadable
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """The rows at ``indices`` (int64 [B]), as a transformer takes them; L is the longest of the batch.
 
-        Images: ``pixel_values`` (float32 [B, C, H, W]). Texts and questions: ``input_ids``, ``attention_mask`` and,
-        where the tokenizer makes them, ``token_type_ids`` (int64 [B, L]); seq2seq and causal_lm have no token types.
-
-        Beside them ``labels``: classes (int64 [B]), numbers (float32 [B]), the text itself (causal_lm, int64 [B, L])
-        or the target (seq2seq, int64 [B, longest target]), with -100 on padding. For questions instead
-        ``start_positions`` and ``end_positions`` (int64 [B]), the first and last token of the answer; 0 and 0 where
-        there is none or not all of it in the window.
+        Images: ``pixel_values`` (float32 [B, C, H, W]). Texts: ``input_ids``, ``attention_mask`` and, where the task
+        stores and the tokenizer makes them, ``token_type_ids`` (int64 [B, L]). Beside them what is to be learned, in
+        the names that the task's head takes: mostly ``labels``.
 
         Raises UnreadableExample if one of the rows is of an example that cannot be read.
         """
@@ -70,19 +61,12 @@ class Split:
             met = self._unreadable.keys() & self.examples[indices].tolist()
             if met:
                 raise UnreadableExample(self._unreadable[min(met)])
-        return self._reader.batch(self._rows[indices])
-
-    def spans(self, indices: np.ndarray) -> np.ndarray:
-        """The first character of the context of each token in a batch and the one after its last, int64 [B, L, 2].
-
-        -1 for tokens outside the context. Raises UserMistake for tasks other than question_answering.
-        """
-        return self._reader.spans(self._rows[indices])
+        return self.reader.batch(self.rows[indices])
 
     @cached_property
-    def references(self) -> References | None:
-        """The contexts and right answers, read when they are first asked for; None but for question_answering."""
-        return self._reader.references(self._rows, self.examples)
+    def truth(self) -> Any:
+        """What predictions are scored by beside labels, read when it is first asked for; None for most tasks."""
+        return self.reader.truth(self.rows, self.examples)
 
 
 @dataclass(frozen=True)
@@ -101,8 +85,8 @@ class FederatedData:
     fingerprint: str
 
 
-def open_data(folder: Path) -> FederatedData:
-    """Open a folder that :func:`prepare` returned; examples stay on the disk until they are read."""
+def open_data(folder: Path, task: Format) -> FederatedData:
+    """Open a folder that :func:`prepare` returned for the same task; examples stay on the disk until they are read."""
     root = folder if (folder / META).exists() else folder.parent
     meta = json.loads((root / META).read_text(encoding="utf-8"))
     examples = {role: stored_examples(root, role, size) for role, size in meta["num_examples"].items()}
@@ -113,15 +97,11 @@ def open_data(folder: Path) -> FederatedData:
         rows["train"], rows["validation"] = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
         sources["validation"] = "train"
     unreadable = {role: load_unreadable(root, role) for role in examples}
-    readers = {role: READERS[meta["task"]](root, role, meta) for role in examples}
+    readers = {role: task.reader(root, role, meta) for role in examples}
+    labels = {role: open_array(root / f"{role}_labels.npy") for role in examples}
+    classes = {role: task.classes(own, labels["train"]) for role, own in labels.items()}
     splits = {
-        role: Split(
-            readers[source],
-            open_array(root / f"{source}_labels.npy"),
-            examples[source],
-            rows[role],
-            unreadable[source],
-        )
+        role: Split(readers[source], labels[source], classes[source], examples[source], rows[role], unreadable[source])
         for role, source in sources.items()
     }
     by_column = meta["columns"]["group"] is not None

@@ -1,9 +1,8 @@
-"""Texts: tokenised and truncated once, padded when they are read; to be classified, scored, continued or rewritten."""
+"""Texts: tokenised and truncated once, padded when they are read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import torch
 from raffm_mpi.config import DataSettings
 from raffm_mpi.data.columns import Columns
 from raffm_mpi.data.formats import Reader, Writer, label_tensor, open_array
+from raffm_mpi.data.inputs import TextInput
 from raffm_mpi.data.ragged import Ragged, RaggedFile
 from raffm_mpi.data.unreadable import Unreadable
 from raffm_mpi.errors import UserMistake
@@ -23,14 +23,6 @@ if TYPE_CHECKING:
 
 TEXTS_PER_CALL = 1024
 IGNORED = -100  # the label that the losses of transformers leave out
-
-
-@dataclass(frozen=True)
-class TextInput:
-    """Text as a model takes it: the tokenizer (hub name or folder) and the most tokens of an example."""
-
-    tokenizer: str
-    max_length: int
 
 
 class TokenWriter(Writer):
@@ -46,10 +38,11 @@ class TokenWriter(Writer):
         made = self._tokenizer.model_input_names
         self.padding = {name: padding[name] for name in self.streams if name in made}
 
-    def _file(self, folder: Path, prefix: str) -> RaggedFile:
+    def file(self, folder: Path, prefix: str) -> RaggedFile:
+        """A file of the stored streams."""
         return RaggedFile(folder, prefix, dict.fromkeys(self.padding, ()))
 
-    def _tokens(self, texts: Sequence[list[str]]) -> dict[str, list[list[int]]]:
+    def tokens(self, texts: Sequence[list[str]]) -> dict[str, list[list[int]]]:
         """The streams of single texts or of pairs, truncated."""
         streams: dict[str, list[list[int]]] = self._tokenizer(
             *texts, truncation=True, max_length=self._max_length, return_attention_mask=False
@@ -61,9 +54,9 @@ class TextWriter(TokenWriter):
     """Writes texts, or pairs of texts, that have a label."""
 
     def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, unreadable: Unreadable) -> None:
-        with self._file(folder, role) as file:
-            for start, texts in text_batches(examples, (columns.text, columns.text_pair), unreadable):
-                streams = self._tokens(list(texts.values()))
+        with self.file(folder, role) as file:
+            for start, texts in text_batches(examples, (columns.of("text"), columns.one("text_pair")), unreadable):
+                streams = self.tokens(list(texts.values()))
                 mark_empty(streams["input_ids"], start, "text", unreadable)
                 file.append(streams)
 
@@ -80,81 +73,6 @@ class TextReader(Reader):
 
     def mean_length(self, rows: np.ndarray) -> float:
         return self._tokens.mean_length(rows)
-
-
-class CausalWriter(TokenWriter):
-    """Writes texts to be continued; those of fewer than two tokens have nothing to predict and are left out.
-
-    One that is null keeps a row: it is missing, not short.
-    """
-
-    streams = ("input_ids",)
-
-    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, unreadable: Unreadable) -> None:
-        kept = [np.zeros(0, dtype=np.int64)]
-        with self._file(folder, role) as file:
-            for start, texts in text_batches(examples, (columns.text,), unreadable):
-                tokens = self._tokens(list(texts.values()))["input_ids"]
-                numbers = [number for number, ids in enumerate(tokens) if len(ids) > 1 or start + number in unreadable]
-                file.append({"input_ids": [tokens[number] for number in numbers]})
-                kept.append(start + np.array(numbers, dtype=np.int64))
-        rows = np.concatenate(kept)
-        if not len(rows):
-            raise UserMistake(f"{unreadable.where}: no text has two tokens or more, so there is nothing to predict")
-        np.save(folder / f"{role}_examples.npy", rows)
-
-
-class CausalReader(Reader):
-    """Reads texts with themselves as ``labels`` [B, L], -100 on padding; models shift them by one."""
-
-    def __init__(self, folder: Path, role: str, meta: dict[str, Any]) -> None:
-        self._tokens = Ragged(folder, role, meta["padding"])
-
-    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        tensors = token_tensors(self._tokens, rows)
-        return {**tensors, "labels": tensors["input_ids"].masked_fill(tensors["attention_mask"] == 0, IGNORED)}
-
-    def mean_length(self, rows: np.ndarray) -> float:
-        return self._tokens.mean_length(rows)
-
-
-class Seq2SeqWriter(TokenWriter):
-    """Writes source and target texts; the tokenizer decides what ends a target."""
-
-    streams = ("input_ids",)
-
-    def __init__(self, inputs: TextInput, settings: DataSettings) -> None:
-        super().__init__(inputs, settings)
-        self._max_target_length = settings.max_target_length
-        self.identity.append(settings.max_target_length)
-
-    def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, unreadable: Unreadable) -> None:
-        with self._file(folder, role) as sources, self._file(folder, f"{role}_target") as targets:
-            for start, texts in text_batches(examples, (columns.text, columns.target), unreadable):
-                source_texts, target_texts = texts.values()
-                source = self._tokens([source_texts])
-                target = self._tokenizer(text_target=target_texts, truncation=True, max_length=self._max_target_length)
-                mark_empty(source["input_ids"], start, "text", unreadable)
-                mark_empty(target["input_ids"], start, "target", unreadable)
-                sources.append(source)
-                targets.append(target)
-
-
-class Seq2SeqReader(Reader):
-    """Reads sources with targets as ``labels`` [B, longest target], -100 on padding."""
-
-    def __init__(self, folder: Path, role: str, meta: dict[str, Any]) -> None:
-        self._sources = Ragged(folder, role, meta["padding"])
-        self._targets = Ragged(folder, f"{role}_target", {"input_ids": IGNORED})
-
-    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        return {**token_tensors(self._sources, rows), "labels": self._targets.padded(rows)[1]["input_ids"]}
-
-    def mean_length(self, rows: np.ndarray) -> float:
-        return self._sources.mean_length(rows)
-
-    def mean_target_length(self, rows: np.ndarray) -> float:
-        return self._targets.mean_length(rows)
 
 
 def token_tensors(tokens: Ragged, rows: np.ndarray) -> dict[str, torch.Tensor]:

@@ -21,6 +21,7 @@ from raffm_mpi.federation.prices import Prices
 from raffm_mpi.learning.model import inputs_of, load_config, load_model, sha256
 from raffm_mpi.learning.training import Processor
 from raffm_mpi.methods import prepare_model
+from raffm_mpi.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -79,21 +80,22 @@ def import_libraries() -> None:
 
 def _prepare(settings: Settings, looked: Look) -> Prepared:
     """Rank 0's part: fill the cache of prepared examples where it is empty."""
-    return Prepared(looked.info, data.prepare(looked.info, settings.data, looked.inputs, settings.seed))
+    task = task_of(looked.info.task)
+    return Prepared(looked.info, data.prepare(looked.info, task, settings.data, looked.inputs, settings.seed))
 
 
 def _find(settings: Settings, prepared: Prepared) -> Path:
     """This node's cache, filled; where it is rank 0's the libraries that read data sets stay out of memory."""
     if prepared.folder.is_dir():
         return prepared.folder
-    inputs = inputs_of(settings.model, settings.data, load_config(settings.model, prepared.info), prepared.info.task)
-    return data.prepare(prepared.info, settings.data, inputs, settings.seed)
+    inputs = inputs_of(settings.model, settings.data, load_config(settings.model, prepared.info), prepared.info)
+    return data.prepare(prepared.info, task_of(prepared.info.task), settings.data, inputs, settings.seed)
 
 
 def _build(settings: Settings, processor: Processor, info: data.DataInfo, folder: Path) -> Experiment:
-    examples, config = data.open_data(folder), load_config(settings.model, info)
+    examples, config = data.open_data(folder, task_of(info.task)), load_config(settings.model, info)
     partition = deal(settings, info, examples)
-    model = load_model(settings.model, config, info.task, settings.seed, examples.pad_token_id)
+    model = load_model(settings.model, config, info, settings.seed, examples.pad_token_id)
     model = prepare_model(settings.method, model)
     layout = whole_layout(model)
     prices, fleet = Prices(layout, lengths_of(examples.train), settings.training), fleet_of(settings, partition)

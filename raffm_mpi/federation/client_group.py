@@ -91,11 +91,11 @@ class ClientGroup:
         packed = self._receiving(layout)
         self.ranks.broadcast(packed.buffer)
         model = self.elastic.fill(selection, moved(layout, packed, self.processor.device).tensors)
-        split, task = self.experiment.split(SPLITS[plan.split]), self.experiment.info.task
+        split, info = self.experiment.split(SPLITS[plan.split]), self.experiment.info
         batch_size = self.experiment.settings.evaluation.batch_size
         shard, num_shards = self.ranks.members.index(self.ranks.rank) - 1, self.ranks.size - 1
         mine = range(shard, -(-len(split) // batch_size), num_shards)
-        predictions = evaluate(model, split, task, self.processor, batch_size, mine, self.presence.step)
+        predictions = evaluate(model, split, info, self.processor, batch_size, mine, self.presence.step)
         self.ranks.merge(predictions.reshape(-1))
 
     def train_round(self, current: Round, envelope: Packed) -> Tally:

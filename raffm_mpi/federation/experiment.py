@@ -28,9 +28,7 @@ from raffm_mpi.learning.model import inputs_of, load_config, model_structure
 from raffm_mpi.learning.training import Processor, examples_seen
 from raffm_mpi.methods import Method, check_method, make_method, prepare_model
 from raffm_mpi.methods.adapter_ranks import AdapterRanks
-from raffm_mpi.tasks.metrics import metrics_of
-
-_DISTILLED = ("image_classification", "text_classification")
+from raffm_mpi.tasks import TASKS, inspect, task_of
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class Experiment(Outline):
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics of the task, the main one first."""
-        return metrics_of(self.info.task, self.info.num_classes, self.settings.data.subset)
+        return task_of(self.info.task).metrics(self.info, self.settings.data.subset)
 
     def split(self, role: str) -> data.Split:
         """The split in a role that the data set has: train, validation or test."""
@@ -131,7 +129,7 @@ class Experiment(Outline):
         """The client that each row of the test split belongs to, int64; -1 for nobody's."""
         train, test = self.split("train"), self.split("test")
         _, first, example_of_row = np.unique(test.examples, return_index=True, return_inverse=True)
-        owners = data.share(self.partition, train.labels, test.labels[first], self.settings.seed)
+        owners = data.share(self.partition, train.classes, test.classes[first], self.settings.seed)
         return owners[example_of_row]
 
 
@@ -146,16 +144,16 @@ class Look:
 
 def look(settings: Settings) -> Look:
     """Look at the data set and the model's structure; raises UserMistake for what contradicts the settings."""
-    info = data.inspect(settings.data)
+    info = inspect(settings.data)
     kind, num_clients = settings.data.partition.kind, settings.federation.num_clients
     if num_clients is not None and kind not in ("k_shot", "by_column"):
         num_examples = next(split.num_examples for split in info.splits if split.role == "train")
         data.check_enough(settings.data.partition, num_examples, num_clients)
-    if settings.method.distils and info.task not in _DISTILLED:
-        allowed = " and ".join(_DISTILLED)
+    if settings.method.distils and not task_of(info.task).can_distil:
+        allowed = " and ".join(name for name, task in TASKS.items() if task.can_distil)
         raise UserMistake(f"method.distillation: task {info.task} has no classes to distil; allowed with {allowed}")
     config = load_config(settings.model, info)
-    inputs = inputs_of(settings.model, settings.data, config, info.task)
+    inputs = inputs_of(settings.model, settings.data, config, info)
     check_method(settings.method, outlined(settings, config, info))
     if settings.devices:
         make_fleet(settings.devices, num_clients or 1, settings.seed)
@@ -164,7 +162,7 @@ def look(settings: Settings) -> Look:
 
 def outlined(settings: Settings, config: Any, info: data.DataInfo) -> ModelLayout:
     """The layout of the model that clients train, from its structure alone; UserMistake as :func:`look`."""
-    return whole_layout(prepare_model(settings.method, model_structure(settings.model, config, info.task)))
+    return whole_layout(prepare_model(settings.method, model_structure(settings.model, config, info)))
 
 
 @contextmanager
@@ -195,7 +193,7 @@ def deal(settings: Settings, info: data.DataInfo, examples: data.FederatedData) 
     """Which rows of the training split each client holds."""
     return data.partition(
         settings.data.partition,
-        examples.train.labels,
+        examples.train.classes,
         settings.federation.num_clients,
         settings.seed,
         examples.groups,

@@ -148,14 +148,9 @@ def _what_shows(start: Start, devices: list[str]) -> list[str]:
 
 
 def _label_counts(experiment: Experiment) -> np.ndarray:
-    """Training examples of each client and class: int64 ``[num_clients, num_classes]``, one class if there are none."""
-    partition, labels = experiment.partition, experiment.examples.train.labels.astype(np.int64)
-    num_classes = len(experiment.info.label_names or NO_CLASSES)
-    if not experiment.info.label_names:
-        labels = np.zeros_like(labels)
-    client_of = np.repeat(np.arange(partition.num_clients), np.diff(partition.offsets))
-    cells = client_of * num_classes + labels[partition.indices]
-    return np.bincount(cells, minlength=partition.num_clients * num_classes).reshape(-1, num_classes)
+    """Training examples of each client and label: int64 ``[num_clients, num_labels]``, one column if there are none."""
+    names, train = experiment.info.label_names, experiment.examples.train
+    return experiment.partition.count_labels(train.labels if names else train.classes, len(names or NO_CLASSES))
 
 
 def _commit() -> str:

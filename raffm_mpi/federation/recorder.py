@@ -154,7 +154,7 @@ class Recorder:
         experiment, split = self.experiment, self.experiment.split(role)
         self.evaluated_round = number
         main, *_ = experiment.metrics
-        scores = score_split(experiment.info.task, experiment.metrics, predictions, split)
+        scores = score_split(experiment.info, experiment.metrics, predictions, split)
         key = {"round": number, "submodel": self._submodel(number, selection), "split": role}
         row = {
             **key,
@@ -173,7 +173,7 @@ class Recorder:
         """Log the score of each client on its share of the test split, and their mean, worst and best tenth."""
         experiment, split = self.experiment, self.experiment.split("test")
         main, *_ = experiment.metrics
-        scores = score_clients(experiment.info.task, (main,), predictions, split, experiment.owners)
+        scores = score_clients(experiment.info, (main,), predictions, split, experiment.owners)
         values = np.array([score[main] for score in scores.values()])
         from_worst = np.sort(values)[:: -1 if main in LOWER_IS_BETTER else 1]
         tenth = -(-len(values) // 10)

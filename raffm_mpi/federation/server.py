@@ -27,8 +27,7 @@ from raffm_mpi.federation.schedule import Schedule
 from raffm_mpi.federation.server_update import reorder, server_update
 from raffm_mpi.federation.state import RunState
 from raffm_mpi.federation.tally import Tally
-from raffm_mpi.learning.evaluation import evaluate
-from raffm_mpi.tasks.metrics import WIDTHS
+from raffm_mpi.learning.evaluation import blank, evaluate
 
 
 class Server:
@@ -269,18 +268,18 @@ class Server:
 
     def _predict(self, number: int, role: str, rung: int, selection: Selection) -> np.ndarray:
         """The predictions of a sub-model on a split, by the groups or by the server itself."""
-        split, task, processor = self.experiment.split(role), self.experiment.info.task, self.experiment.processor
+        split, info, processor = self.experiment.split(role), self.experiment.info, self.experiment.processor
         self.presence.doing(Phase.EVALUATING, number)
         if self.sharded:
             plan = Plan(Action.EVALUATE, number, split=SPLITS.index(role), rung=rung)
             self._broadcast_envelope(plan, selection)
-            predictions = np.zeros((len(split), WIDTHS[task]))
+            predictions = blank(info, split)
             self.ranks.merge(predictions.reshape(-1))
             return predictions
         model = self.experiment.elastic.fill(selection, self.layout.take(self.model.tensors, selection))
         size = self.settings.evaluation.batch_size
         batches = itertools.takewhile(lambda _: not self.presence.stopping, range(-(-len(split) // size)))
-        return evaluate(model, split, task, processor, size, batches, self.presence.step)
+        return evaluate(model, split, info, processor, size, batches, self.presence.step)
 
 
 def dismiss(ranks: Ranks) -> None:

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raffm_mpi import data
 from raffm_mpi.aggregation import Gathered
 from raffm_mpi.aggregation.exact import ExactSum, flaw
 from raffm_mpi.aggregation.server_optimizer import make_server_optimizer
@@ -42,6 +41,7 @@ from raffm_mpi.forecast.needs import SUM_BYTES, chunks_in_turn, depth
 from raffm_mpi.learning.evaluation import evaluate
 from raffm_mpi.learning.training import num_steps
 from raffm_mpi.recovery import checkpoint as checkpoints
+from raffm_mpi.tasks import inspect
 from raffm_mpi.versions import versions
 
 _TRAINING_S = 20.0  # that each group is to train for, about
@@ -56,7 +56,7 @@ def calibrate(settings: Settings, ranks: Ranks) -> Calibration | None:
     """Measure on all ranks; the calibration is returned on rank 0. Raises SharedMistake as :func:`run.set_up`."""
     import_libraries()
     # Rank 0 has what reads data sets in memory, too.
-    ranks.together(lambda: data.inspect(settings.data) if ranks.rank == 0 else None)
+    ranks.together(lambda: inspect(settings.data) if ranks.rank == 0 else None)
     process_bytes = _resident_bytes()
     experiment = set_up(settings, ranks)
     sent = experiment.aggregator.sent
@@ -176,7 +176,7 @@ class _Bench:
         for turn in range(1 + num_batches):  # the first batch is met twice, to begin with
             number = max(0, turn - 1)
             start = time.perf_counter()
-            evaluate(model, split, experiment.info.task, device, size, [number])
+            evaluate(model, split, experiment.info, device, size, [number])
             if turn:
                 seconds += time.perf_counter() - start
                 num_rows += min(size, len(split) - number * size)

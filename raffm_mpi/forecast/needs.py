@@ -19,7 +19,7 @@ from raffm_mpi.federation.serve import shard_evaluation
 from raffm_mpi.federation.tally import CLIENT_REPORT
 from raffm_mpi.forecast.calibration import Calibration
 from raffm_mpi.forecast.sketch import Sketch
-from raffm_mpi.tasks.metrics import WIDTHS
+from raffm_mpi.learning.evaluation import num_predictions
 
 SUM_BYTES = 8  # of an entry of the exact sums, int64
 _MOST_ROUNDS = 10  # at most so many rounds are derived; a longer run is assumed to repeat them
@@ -350,7 +350,7 @@ def _evaluation_s(
     if calibration.exchange is not None:
         exchange, ranks = calibration.exchange, cluster.num_ranks
         moved = FLOAT32_BYTES * num_entries(outline.aggregator.sent.restrict(selection))
-        predictions = 8 * num_rows * WIDTHS[outline.info.task]
+        predictions = 8 * num_rows * num_predictions(outline.info)
         seconds += transfer_s(moved, ranks, exchange.latency_s, exchange.broadcast_bytes_per_s)
         seconds += transfer_s(predictions, ranks, exchange.latency_s, exchange.reduce_bytes_per_s)
     return seconds

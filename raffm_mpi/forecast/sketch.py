@@ -14,6 +14,7 @@ from raffm_mpi.elastic.cost import Lengths
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.federation.experiment import Outline, choose_method, deal, fleet_of, lengths_of, look, outlined
 from raffm_mpi.federation.prices import Prices
+from raffm_mpi.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def sketch(settings: Settings) -> Sketch:
     """
     looked = look(settings)
     layout = outlined(settings, looked.config, looked.info)
-    folder = data.prepared(looked.info, settings.data, looked.inputs, settings.seed)
+    folder = data.prepared(looked.info, task_of(looked.info.task), settings.data, looked.inputs, settings.seed)
     shares = _prepared(settings, looked.info, folder) if folder else _assumed(settings, looked.info)
     prices, fleet = Prices(layout, shares.lengths, settings.training), fleet_of(settings, shares.partition)
     method = choose_method(settings, layout, prices, fleet, shares.partition)
@@ -52,7 +53,7 @@ def sketch(settings: Settings) -> Sketch:
 
 
 def _prepared(settings: Settings, info: data.DataInfo, folder: Path) -> _Shares:
-    examples = data.open_data(folder)
+    examples = data.open_data(folder, task_of(info.task))
     splits = {"train": examples.train, "validation": examples.validation, "test": examples.test}
     num_rows = {role: len(split) for role, split in splits.items() if split is not None}
     # A folder with a held-out split holds numbers of examples; the examples are in the folder above.
@@ -72,11 +73,7 @@ def _assumed(settings: Settings, info: data.DataInfo) -> _Shares:
     if not info.has_split("validation") and settings.data.validation_fraction:
         num_rows["validation"] = round(num_rows["train"] * settings.data.validation_fraction)
         num_rows["train"] -= num_rows["validation"]
-    lengths: Lengths = {}
-    if info.task != "image_classification":
-        lengths["num_tokens"] = settings.data.max_length
-    if info.task == "seq2seq":
-        lengths["num_targets"] = settings.data.max_target_length
+    lengths = task_of(info.task).full_lengths(info.columns, settings.data)
     total = num_clients * dealt.shots * info.num_classes if isinstance(dealt, KShotPartition) else num_rows["train"]
     tokens = f" of {settings.data.max_length} tokens" if lengths else ""
     what = f"the data set is not prepared: {total / num_clients:,.1f} examples{tokens} for every client are assumed"

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from raffm_mpi.config import DataSettings, LoRASettings, ModelSettings, Task
+from raffm_mpi.config import DataSettings, LoRASettings, ModelSettings
 from raffm_mpi.data import DataInfo, ImageInput, TextInput
 from raffm_mpi.elastic.adapters import heads_of, is_adapted, targets_of
 from raffm_mpi.elastic.factors import is_factored, multiplied_out
@@ -22,16 +22,7 @@ from raffm_mpi.elastic.submodel import Shell, skeleton
 from raffm_mpi.elastic.table import ModelLayout
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.seeds import torch_seed
-
-_PRETRAINED_HEADS: tuple[Task, ...] = ("seq2seq", "causal_lm")  # tasks whose head is no new one
-_HEADS: dict[Task, str] = {
-    "image_classification": "ImageClassification",
-    "text_classification": "SequenceClassification",
-    "regression": "SequenceClassification",
-    "question_answering": "QuestionAnswering",
-    "seq2seq": "Seq2SeqLM",
-    "causal_lm": "CausalLM",
-}
+from raffm_mpi.tasks import task_of
 
 
 def load_config(settings: ModelSettings, info: DataInfo) -> Any:
@@ -41,37 +32,37 @@ def load_config(settings: ModelSettings, info: DataInfo) -> Any:
     """
     from transformers import AutoConfig
 
-    classes = _classes(info)
+    told = task_of(info.task).config(info)
     if settings.name is None:
-        return _from_scratch(str(settings.family), settings.config, classes)
+        return _from_scratch(str(settings.family), settings.config, told)
     try:
-        config = AutoConfig.from_pretrained(settings.name, **settings.config, **classes)
+        config = AutoConfig.from_pretrained(settings.name, **settings.config, **told)
     except (OSError, ValueError) as error:
         raise UserMistake(f"model.name: '{settings.name}' cannot be loaded: {str(error).splitlines()[0]}") from None
     family_of(config.model_type)
     return config
 
 
-def model_structure(settings: ModelSettings, config: Any, task: Task) -> nn.Module:
+def model_structure(settings: ModelSettings, config: Any, info: DataInfo) -> nn.Module:
     """The model without any numbers, on torch's meta device: names and shapes alone.
 
     Raises UserMistake for a model that has no head for the task, and for adapters where it has no linear layer.
     """
     try:
-        model = skeleton(partial(_build, task=task), config)
+        model = skeleton(partial(_build, info=info), config)
     except ValueError as error:
         raise UserMistake(
-            f"model: family '{config.model_type}' has no head for {task}: {str(error).splitlines()[0]}"
+            f"model: family '{config.model_type}' has no head for {info.task}: {str(error).splitlines()[0]}"
         ) from None
-    return model if settings.lora is None else _adapted(model, settings.lora, task)
+    return model if settings.lora is None else _adapted(model, settings.lora, info)
 
 
-def load_model(settings: ModelSettings, config: Any, task: Task, seed: int, pad_token_id: int | None) -> nn.Module:
+def load_model(settings: ModelSettings, config: Any, info: DataInfo, seed: int, pad_token_id: int | None) -> nn.Module:
     """The model with pretrained weights, or random ones; what is new in it (a head, adapters) is made from the seed.
 
     A model that knows no padding (Llama, GPT-2) is told the data's ``pad_token_id``.
     """
-    model = _load(settings, config, task, seed)
+    model = _load(settings, config, info, seed)
     told: Any = model.config
     if getattr(told, "pad_token_id", None) is None:
         told.pad_token_id = pad_token_id
@@ -81,17 +72,17 @@ def load_model(settings: ModelSettings, config: Any, task: Task, seed: int, pad_
     if settings.lora is None:
         return model
     torch.manual_seed(torch_seed(seed, "adapters"))
-    return _adapted(model, settings.lora, task)
+    return _adapted(model, settings.lora, info)
 
 
-def _adapted(model: nn.Module, settings: LoRASettings, task: Task) -> nn.Module:
+def _adapted(model: nn.Module, settings: LoRASettings, info: DataInfo) -> nn.Module:
     """The model with LoRA adapters inside: A random, B zero; they and the task head are trained, the rest is frozen."""
     try:
         import peft
     except ImportError:
         raise UserMistake("model.lora needs peft, which is not installed: pip install peft") from None
     layout = layout_of(model)
-    heads = [] if task in _PRETRAINED_HEADS else heads_of(model, layout)
+    heads = heads_of(model, layout) if task_of(info.task).has_new_head else []
     try:
         targets = targets_of(layout, settings.targets, heads)
     except UserMistake as error:
@@ -107,16 +98,16 @@ def _adapted(model: nn.Module, settings: LoRASettings, task: Task) -> nn.Module:
     return cast(nn.Module, peft.get_peft_model(cast(Any, model), config))
 
 
-def _load(settings: ModelSettings, config: Any, task: Task, seed: int) -> nn.Module:
+def _load(settings: ModelSettings, config: Any, info: DataInfo, seed: int) -> nn.Module:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    auto = _class_for(config, task)
+    auto = _class_for(config, info)
     torch.manual_seed(torch_seed(seed, "model"))
     try:
         if settings.name is None:
-            return _build(config, task)
+            return _build(config, info)
         model, loaded = auto.from_pretrained(
             settings.name,
             config=config,
@@ -127,7 +118,7 @@ def _load(settings: ModelSettings, config: Any, task: Task, seed: int) -> nn.Mod
         )
     except (OSError, ValueError) as error:
         source = settings.name or settings.family
-        raise UserMistake(f"model: '{source}' cannot be built for {task}: {str(error).splitlines()[0]}") from None
+        raise UserMistake(f"model: '{source}' cannot be built for {info.task}: {str(error).splitlines()[0]}") from None
     prefix = f"{model.base_model_prefix}."
     missing = sorted(key for key in loaded["missing_keys"] if key.startswith(prefix) and ".pooler." not in key)
     if missing:
@@ -137,9 +128,9 @@ def _load(settings: ModelSettings, config: Any, task: Task, seed: int) -> nn.Mod
     return cast(nn.Module, model)
 
 
-def inputs_of(settings: ModelSettings, data: DataSettings, config: Any, task: Task) -> ImageInput | TextInput:
+def inputs_of(settings: ModelSettings, data: DataSettings, config: Any, info: DataInfo) -> ImageInput | TextInput:
     """How examples must be prepared for the model."""
-    if task != "image_classification":
+    if not task_of(info.task).takes_images(info.columns):
         tokenizer = data.tokenizer or settings.name
         if tokenizer is None:
             raise UserMistake("data.tokenizer is missing: a model built by family has no tokenizer of its own")
@@ -187,37 +178,24 @@ def save_model(
     model.save_pretrained(folder)
 
 
-def _build(config: Any, task: Task) -> nn.Module:
-    model_class = _class_for(config, task)
+def _build(config: Any, info: DataInfo) -> nn.Module:
+    model_class = _class_for(config, info)
     build = model_class.from_config if model_class.__name__.startswith("Auto") else model_class
     return cast(nn.Module, build(config))
 
 
-def _class_for(config: Any, task: Task) -> Any:
-    """The auto class of a task's head; for image encoders without one, ours."""
+def _class_for(config: Any, info: DataInfo) -> Any:
+    """The auto class of a task's head; for encoders without one, ours."""
     import transformers
 
-    auto = getattr(transformers, f"AutoModelFor{_HEADS[task]}")
-    if task == "image_classification" and type(config) not in auto._model_mapping:
-        from raffm_mpi.tasks.heads import EncoderForImageClassification
+    from raffm_mpi.tasks.heads import OWN_HEADS
 
-        return EncoderForImageClassification
-    return auto
-
-
-def _classes(info: DataInfo) -> dict[str, Any]:
-    """What a head's size follows from."""
-    if info.label_names:
-        labels = dict(enumerate(info.label_names))
-        return {"num_labels": len(labels), "id2label": labels, "label2id": {name: i for i, name in labels.items()}}
-    sizes: dict[str, dict[str, Any]] = {
-        "regression": {"num_labels": 1, "problem_type": "regression"},
-        "question_answering": {"num_labels": 2},
-    }
-    return sizes.get(info.task, {})
+    head = task_of(info.task).head(info.columns)
+    auto = getattr(transformers, f"AutoModelFor{head}")
+    return OWN_HEADS[head] if head in OWN_HEADS and type(config) not in auto._model_mapping else auto
 
 
-def _from_scratch(family: str, values: Mapping[str, Any], classes: dict[str, Any]) -> Any:
+def _from_scratch(family: str, values: Mapping[str, Any], told: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
     family_of(family)
@@ -228,7 +206,7 @@ def _from_scratch(family: str, values: Mapping[str, Any], classes: dict[str, Any
             f"model.config.{unknown[0]}: unknown key of family '{family}'; allowed: {', '.join(sorted(known))}"
         )
     try:
-        config = AutoConfig.for_model(family, **values, **classes)
+        config = AutoConfig.for_model(family, **values, **told)
     except Exception as error:  # transformers validates in many ways
         raise UserMistake(f"model.config: family '{family}' refuses it: {' '.join(str(error).split())}") from None
     config.architectures = config.architectures or []  # else the families that have several for a task are refused

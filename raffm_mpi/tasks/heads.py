@@ -30,3 +30,6 @@ class EncoderForImageClassification(PreTrainedModel):
         logits = self.classifier(hidden.mean(dim=(2, 3) if hidden.ndim == 4 else 1))
         loss = None if labels is None else functional.cross_entropy(logits, labels)
         return ImageClassifierOutput(loss=loss, logits=logits)
+
+
+OWN_HEADS = {"ImageClassification": EncoderForImageClassification}  # by the end of the auto class that they stand for

@@ -60,14 +60,14 @@ def built(family, **lora):
     """A tiny model of a family with adapters."""
     config, task, *_ = FAMILIES[family]
     settings = ModelSettings(family=family, config=config, lora={"rank": 4, **lora})
-    return load_model(settings, load_config(settings, info(task)), task, 0, 0)
+    return load_model(settings, load_config(settings, info(task)), info(task), 0, 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attention_has_adapters_and_they_and_the_head_alone_are_trained(family):
     config, task, attention, head = FAMILIES[family]
     settings = ModelSettings(family=family, config=config, lora={})
-    layout = whole_layout(model_structure(settings, load_config(settings, info(task)), task))
+    layout = whole_layout(model_structure(settings, load_config(settings, info(task)), info(task)))
     paths = {adapter.base.removesuffix(".base_layer.weight") for adapter in adapters_of(layout)}
     assert {path.rpartition(".")[2] for path in paths} == attention
     assert not any(

@@ -70,7 +70,7 @@ def base_of(configs, name, lora=True):
     looked = look(settings)
     model = settings.model if lora else settings.model.model_copy(update={"lora": None})
     pad_token_id = 0 if name.startswith("bert") else None
-    return load_model(model, looked.config, looked.info.task, settings.seed, pad_token_id)
+    return load_model(model, looked.config, looked.info, settings.seed, pad_token_id)
 
 
 def parameters(model):

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from raffm_mpi.data import Partition, References, share
-from raffm_mpi.learning.evaluation import evaluate, score_clients, score_split
+from raffm_mpi.data import Columns, DataInfo, Partition, share
+from raffm_mpi.learning.evaluation import evaluate, num_predictions, score_clients, score_split
 from raffm_mpi.learning.training import Processor
-from raffm_mpi.tasks.metrics import WIDTHS
+from raffm_mpi.tasks import TASKS
+from raffm_mpi.tasks.question_answering import QuestionReader, References
 
 DEVICE = Processor(torch.device("cpu"))
 NUM, LENGTH, CLASSES = 37, 7, 5
@@ -21,10 +22,11 @@ NUM, LENGTH, CLASSES = 37, 7, 5
 class Numbers:
     """A split of made-up examples, whose model is a table of logits."""
 
-    references = None
+    truth = None
 
-    def __init__(self, batch, labels=None):
-        self._batch, self.labels = batch, labels
+    def __init__(self, batch, labels=None, reader=None):
+        self._batch, self.labels, self.reader = batch, labels, reader
+        self.rows = np.arange(NUM)
         self.examples = np.arange(NUM)
 
     def __len__(self):
@@ -32,6 +34,13 @@ class Numbers:
 
     def batch(self, rows):
         return {name: tensor[rows] for name, tensor in self._batch.items()}
+
+
+class Spans(QuestionReader):
+    """Tokens of one character each, after the [CLS] token."""
+
+    def __init__(self):
+        pass
 
     def spans(self, rows):
         starts = np.arange(LENGTH) * 2
@@ -51,6 +60,10 @@ class Table(torch.nn.Module):
         return SimpleNamespace(**{name: tensor[row] for name, tensor in self.fields.items()})
 
 
+def info(task):
+    return DataInfo(task, Columns(), tuple("abcde") if task.endswith("classification") else (), ())
+
+
 def made(task):
     """A split and a model of a task."""
     torch.manual_seed(0)
@@ -64,26 +77,26 @@ def made(task):
     if task == "question_answering":
         positions = {name: torch.randint(LENGTH, (NUM,)) for name in ("start_positions", "end_positions")}
         logits = {name: torch.randn(NUM, LENGTH) for name in ("start_logits", "end_logits")}
-        return Numbers({**rows, **positions}), Table(**logits)
+        return Numbers({**rows, **positions}, reader=Spans()), Table(**logits)
     labels = torch.randint(CLASSES, (NUM, LENGTH))
     labels[:, -2:] = -100
     return Numbers({**rows, "labels": labels}, np.zeros(NUM, np.int64)), Table(logits=torch.randn(NUM, LENGTH, CLASSES))
 
 
-@pytest.mark.parametrize("task", WIDTHS)
+@pytest.mark.parametrize("task", TASKS)
 def test_shards_of_an_evaluation_add_up_to_the_whole(task):
     split, model = made(task)
-    whole = evaluate(model, split, task, DEVICE, 8)
-    assert whole.shape == (NUM, WIDTHS[task])
+    whole = evaluate(model, split, info(task), DEVICE, 8)
+    assert whole.shape == (NUM, num_predictions(info(task)))
     assert (whole != 0).any(axis=1).all()
-    parts = [evaluate(model, split, task, DEVICE, 8, range(first, -(-NUM // 8), 3)) for first in range(3)]
+    parts = [evaluate(model, split, info(task), DEVICE, 8, range(first, -(-NUM // 8), 3)) for first in range(3)]
     assert np.array_equal(sum(parts), whole)
 
 
 def test_the_loss_of_classes_is_the_cross_entropy():
     split, model = made("text_classification")
-    predictions = evaluate(model, split, "text_classification", DEVICE, 8)
-    scores = score_split("text_classification", ("accuracy",), predictions, split)
+    predictions = evaluate(model, split, info("text_classification"), DEVICE, 8)
+    scores = score_split(info("text_classification"), ("accuracy",), predictions, split)
     logits, labels = model.fields["logits"], torch.from_numpy(split.labels)
     assert scores["loss"] == pytest.approx(float(functional.cross_entropy(logits, labels)), rel=1e-6)
     assert scores["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
@@ -96,8 +109,8 @@ def test_a_language_model_predicts_the_next_token_and_a_decoder_the_same():
         ("causal_lm", logits[:, :-1], labels[:, 1:]),
         ("seq2seq", logits, labels),
     ):
-        predictions = evaluate(model, split, task, DEVICE, 8)
-        scores = score_split(task, ("perplexity", "token_accuracy"), predictions, split)
+        predictions = evaluate(model, split, info(task), DEVICE, 8)
+        scores = score_split(info(task), ("perplexity", "token_accuracy"), predictions, split)
         expected = functional.cross_entropy(said.reshape(-1, CLASSES), meant.reshape(-1), ignore_index=-100)
         assert scores["perplexity"] == pytest.approx(float(expected.exp()), rel=1e-6)
         kept = meant != -100
@@ -106,26 +119,26 @@ def test_a_language_model_predicts_the_next_token_and_a_decoder_the_same():
 
 def test_answers_are_scored_by_example_and_not_by_window():
     split, model = made("question_answering")
-    predictions = evaluate(model, split, "question_answering", DEVICE, 8)
+    predictions = evaluate(model, split, info("question_answering"), DEVICE, 8)
     context = "a b c d e f g"
     owner = np.arange(NUM) // 2  # two windows an example
-    split.references = References(owner, [context] * (owner[-1] + 1), [["b c"]] * (owner[-1] + 1))
-    scores = score_split("question_answering", ("f1", "exact_match"), predictions, split)
+    split.truth = References(owner, [context] * (owner[-1] + 1), [["b c"]] * (owner[-1] + 1))
+    scores = score_split(info("question_answering"), ("f1", "exact_match"), predictions, split)
     hits = []
     for example in range(owner[-1] + 1):
         windows = predictions[owner == example]
         start, end = windows[windows[:, 1].argmax(), 2:4].astype(int)
         hits.append(context[start:end] == "b c")
     assert scores["exact_match"] == pytest.approx(np.mean(hits))
-    one = score_clients("question_answering", ("f1",), predictions, split, np.where(owner < 3, 4, -1))
+    one = score_clients(info("question_answering"), ("f1",), predictions, split, np.where(owner < 3, 4, -1))
     assert one.keys() == {4}
 
 
 def test_scores_of_clients_are_of_their_rows_alone():
     split, model = made("image_classification")
-    predictions = evaluate(model, split, "image_classification", DEVICE, 8)
+    predictions = evaluate(model, split, info("image_classification"), DEVICE, 8)
     owners = np.arange(NUM) % 3 - 1  # -1: nobody's
-    scores = score_clients("image_classification", ("accuracy",), predictions, split, owners)
+    scores = score_clients(info("image_classification"), ("accuracy",), predictions, split, owners)
     assert scores.keys() == {0, 1}
     for client, found in scores.items():
         mine = owners == client
@@ -157,5 +170,5 @@ def test_a_clients_share_has_the_classes_of_its_training_examples():
 
 def test_without_classes_shares_follow_the_clients_sizes():
     partition = Partition(np.arange(100), np.array([0, 75, 100]))
-    owners = share(partition, np.random.default_rng(0).random(100), np.random.default_rng(1).random(40), seed=0)
+    owners = share(partition, np.zeros(100, np.int64), np.zeros(40, np.int64), seed=0)
     assert np.bincount(owners).tolist() == [30, 10]

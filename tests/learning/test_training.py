@@ -7,10 +7,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from made_sets import prepared
 from transformers import ViTConfig, ViTForImageClassification
 
 from raffm_mpi.config import AdamWTraining, ComputeSettings, DataSettings, SGDTraining
-from raffm_mpi.data import ImageInput, inspect, open_data, prepare
+from raffm_mpi.data import ImageInput
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.learning.training import Processor, examples_seen, learning_rate, num_steps, train
 from raffm_mpi.seeds import generator
@@ -21,7 +22,7 @@ DEVICE = Processor(torch.device("cpu"))
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
     settings = DataSettings(cache=str(tmp_path_factory.mktemp("cache")))
-    return open_data(prepare(inspect(settings), settings, ImageInput(1, 8, 8, (0.5,), (0.5,)), 0)).train
+    return prepared(settings, ImageInput(1, 8, 8, (0.5,), (0.5,))).train
 
 
 def make_model(dropout=0.0):

@@ -18,11 +18,12 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from made_sets import prepared
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from raffm_mpi.config import DataSettings
-from raffm_mpi.data import FederatedData, ImageInput, TextInput, UnreadableExample, inspect, open_data, prepare
+from raffm_mpi.data import FederatedData, ImageInput, TextInput, UnreadableExample
 from raffm_mpi.data import images as images_room
 from raffm_mpi.errors import UserMistake
 
@@ -86,7 +87,7 @@ class Case:
         inputs: ImageInput | TextInput = GREY
         if self.task != "image_classification":
             inputs = TextInput(write_tokenizer(tmp_path / "tok", self.with_special), 8)
-        return open_data(prepare(inspect(settings), settings, inputs, seed))
+        return prepared(settings, inputs, seed)
 
 
 def image(bad: Any, cause: str) -> Case:

@@ -13,13 +13,16 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from made_sets import prepare, prepared
 from pydantic import TypeAdapter
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from raffm_mpi.config import AnyPartition, DataSettings, IIDPartition, load_settings
-from raffm_mpi.data import FederatedData, References, Split, TextInput, inspect, open_data, partition, prepare
+from raffm_mpi.data import Split, TextInput, open_data, partition
 from raffm_mpi.errors import UserMistake
+from raffm_mpi.tasks import TASKS, inspect
+from raffm_mpi.tasks.question_answering import References, spans_of
 
 CHOICE = TypeAdapter(AnyPartition)
 NOWHERE: dict[str, list[Any]] = {"text": [], "answer_start": []}
@@ -104,13 +107,9 @@ def left_sided(folder: Path) -> str:
 TOKENIZERS: list[Callable[[Path], str]] = [bert_like, roberta_like, left_sided]
 
 
-def prepared(settings: DataSettings, inputs: TextInput, seed: int = 0) -> FederatedData:
-    return open_data(prepare(inspect(settings), settings, inputs, seed))
-
-
 def references(split: Split) -> References:
-    assert split.references is not None
-    return split.references
+    right: References = split.truth
+    return right
 
 
 def windows_by_hand(name: str, questions: dict[str, list[Any]], max_length: int, stride: int) -> Any:
@@ -143,7 +142,7 @@ def test_windows_are_those_of_the_tokenizer_in_order(
     assert train.examples.tolist() == expected["overflow_to_sample_mapping"]
     assert len(train) > 60 and train.labels.tolist() == [0] * len(train)
     rows = np.random.default_rng(0).permutation(len(train))[:30]
-    batch, spans = train.batch(rows), train.spans(rows)
+    batch, spans = train.batch(rows), spans_of(train, rows)
     assert ("token_type_ids" in batch) == (make_tokenizer is bert_like) and "labels" not in batch
     assert spans.shape == (*batch["input_ids"].shape, 2) and spans.dtype == np.int64
     for place, row in enumerate(rows):
@@ -165,7 +164,7 @@ def test_every_answer_that_fits_in_a_window_is_found_again(
     settings = settings_for(write(tmp_path / "set", "train", questions), tmp_path, max_length=64)
     train = prepared(settings, TextInput(name, 64)).train
     right = references(train)
-    batch, spans = train.batch(np.arange(len(train))), train.spans(np.arange(len(train)))
+    batch, spans = train.batch(np.arange(len(train))), spans_of(train, np.arange(len(train)))
     found: dict[int, int] = {}
     for row, example in enumerate(right.example):
         first, last = int(batch["start_positions"][row]), int(batch["end_positions"][row])
@@ -192,7 +191,7 @@ def test_successive_windows_share_a_quarter_of_their_length_unless_told(tmp_path
     for stride, shared in ((None, 16), (5, 5)):
         settings = settings_for(folder, tmp_path, doc_stride=stride, max_length=64)
         train = prepared(settings, TextInput(name, 64)).train
-        spans = [train.spans(np.array([row]))[0] for row in (0, 1)]
+        spans = [spans_of(train, np.array([row]))[0] for row in (0, 1)]
         sets = [{tuple(span) for span in inner[inner[:, 0] >= 0].tolist()} for inner in spans]
         assert len(sets[0] & sets[1]) == shared
 
@@ -237,14 +236,14 @@ def test_references_are_of_the_split_that_is_asked(tmp_path: Path) -> None:
         assert right.contexts == published[split]["context"]
         assert right.answers == [answer["text"] for answer in published[split]["answers"]]
         assert right.example.dtype == np.int64 and np.array_equal(right.example, read.examples)
-        assert read.references is right
+        assert read.truth is right
 
 
 def test_references_stay_on_the_disk_until_they_are_asked(tmp_path: Path) -> None:
     settings = settings_for(write(tmp_path / "set", "train", make_questions(9)), tmp_path)
     folder = prepare(inspect(settings), settings, TextInput(bert_like(tmp_path / "tok"), 64), 0)
     (folder / "train_references.arrow").rename(folder / "away")
-    train = open_data(folder).train
+    train = open_data(folder, TASKS["question_answering"]).train
     train.batch(np.arange(3))
     (folder / "away").rename(folder / "train_references.arrow")
     assert len(references(train).contexts) == 9

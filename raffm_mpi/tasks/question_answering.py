@@ -1,4 +1,4 @@
-"""Questions about contexts: overlapping windows of tokens, where the answer is in them, and what answers are right."""
+"""Extractive question answering (SQuAD v1.1 and v2): a question, a context, and where in it the answers are."""
 
 from __future__ import annotations
 
@@ -6,26 +6,113 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from raffm_mpi.config import DataSettings
-from raffm_mpi.data.columns import Columns
-from raffm_mpi.data.formats import ArrayFile, Reader, open_array
+from raffm_mpi.data import Columns, DataInfo, ImageInput, Reader, Split, TextInput
+from raffm_mpi.data.columns import STRINGS, ColumnType, image_columns, is_string, is_whole, only
+from raffm_mpi.data.formats import ArrayFile, open_array
+from raffm_mpi.data.labels import read_column
 from raffm_mpi.data.ragged import Ragged, RaggedFile
-from raffm_mpi.data.texts import TextInput, TokenWriter, text_batches, token_tensors
+from raffm_mpi.data.texts import TokenWriter, text_batches, token_tensors
 from raffm_mpi.data.unreadable import Unreadable
 from raffm_mpi.errors import UserMistake
+from raffm_mpi.tasks.answers import OF_ANSWERS, best_spans, score_answers
+from raffm_mpi.tasks.base import Role, Task
+from raffm_mpi.tasks.metrics import columns_of
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
     from pyarrow import RecordBatchFileWriter, Schema, Table
     from transformers import BatchEncoding
 
 NO_ANSWERS: Mapping[str, Sequence[Any]] = {"text": [], "answer_start": []}
 OUTSIDE = -1  # in place of a character, for tokens outside the context
+
+
+def _are_answers(feature: Any) -> bool:
+    parts = feature if isinstance(feature, dict) else {}
+    types = {name: getattr(part, "feature", None) for name, part in parts.items()}
+    return is_string(types.get("text")) and is_whole(types.get("answer_start"))
+
+
+ANSWERS = ColumnType("answers of the form {text: [strings], answer_start: [whole numbers]}", _are_answers)
+
+
+class QuestionAnswering(Task):
+    """Columns of questions, contexts and answers; a row is a window of a context."""
+
+    name = "question_answering"
+    roles: ClassVar[Mapping[str, Role]] = {
+        "question": Role(STRINGS),
+        "context": Role(STRINGS),
+        "answers": Role(ANSWERS),
+    }
+
+    def claims(self, features: Features, named: Columns) -> bool:
+        """One of the columns is named, or nothing is named and there are all three, and no images."""
+        if named.roles:
+            return bool(named.roles.keys() & self.roles.keys())
+        return self.roles.keys() <= set(features) and not image_columns(features)
+
+    def find(self, features: Features, named: Columns) -> Mapping[str, str]:
+        """Each column is called as its role unless it is named."""
+        called = {role: named.one(role) or role for role in self.roles}
+        return {role: only(role, [name] if name in features else [], features) for role, name in called.items()}
+
+    def is_withheld(self, split: Dataset, columns: Columns, names: Sequence[str]) -> bool:
+        """There are no answers at all."""
+        import pyarrow.compute as pc
+
+        texts = pc.struct_field(read_column(split, columns.of("answers")), "text")
+        return not np.asarray(pc.fill_null(pc.list_value_length(texts), 0)).any()
+
+    def writer(self, inputs: ImageInput | TextInput, settings: DataSettings) -> TokenWriter:
+        assert isinstance(inputs, TextInput)
+        return QuestionWriter(inputs, settings)
+
+    def reader(self, folder: Path, role: str, meta: dict[str, Any]) -> Reader:
+        return QuestionReader(folder, role, meta)
+
+    def head(self, columns: Columns) -> str:
+        return "QuestionAnswering"
+
+    def config(self, info: DataInfo) -> dict[str, Any]:
+        return {"num_labels": 2}
+
+    def predictions(self, info: DataInfo) -> tuple[str, ...]:
+        return OF_ANSWERS
+
+    def predict(self, outputs: Any, batch: Mapping[str, torch.Tensor], split: Split, rows: np.ndarray) -> np.ndarray:
+        """The loss and :func:`best_spans` of each window."""
+        start = functional.cross_entropy(outputs.start_logits, batch["start_positions"], reduction="none")
+        end = functional.cross_entropy(outputs.end_logits, batch["end_positions"], reduction="none")
+        spans = spans_of(split, rows)
+        best = best_spans(outputs.start_logits, outputs.end_logits, spans)
+        return np.column_stack([columns_of((start + end) / 2), best])
+
+    def metrics(self, info: DataInfo, subset: str | None = None) -> tuple[str, ...]:
+        """Of the words of an answer."""
+        return "f1", "exact_match"
+
+    def score(
+        self, info: DataInfo, metrics: Sequence[str], predictions: np.ndarray, split: Split, rows: np.ndarray
+    ) -> dict[str, float]:
+        """By example, not by window; where a set has both kinds of questions also of each kind."""
+        right: References = split.truth
+        examples, example_of_window = np.unique(right.example[rows], return_inverse=True)
+        scores = score_answers(
+            predictions,
+            example_of_window,
+            [right.contexts[example] for example in examples],
+            [right.answers[example] for example in examples],
+            may_be_unanswerable=not all(right.answers),
+        )
+        return {name: scores[name] for name in ("loss", *metrics)} | scores
 
 
 @dataclass(frozen=True)
@@ -56,7 +143,7 @@ class QuestionWriter(TokenWriter):
 
     def write(self, folder: Path, role: str, examples: Dataset, columns: Columns, unreadable: Unreadable) -> None:
         made_of = [np.zeros(0, dtype=np.int64)]
-        names = (columns.question, columns.context, columns.answers)
+        names = [columns.of(role) for role in ("question", "context", "answers")]
         with ExitStack() as stack:
             shapes: dict[str, tuple[int, ...]] = {**dict.fromkeys(self.padding, ()), "spans": (2,)}
             windows_file = stack.enter_context(RaggedFile(folder, role, shapes))
@@ -115,12 +202,22 @@ class QuestionReader(Reader):
         return self._tokens.mean_length(rows)
 
     def spans(self, rows: np.ndarray) -> np.ndarray:
+        """The characters of the context that each token stands for, int64 [B, L, 2]; -1 for other tokens."""
         return self._spans.padded(rows)[1]["spans"].numpy()
 
-    def references(self, rows: np.ndarray, examples: np.ndarray) -> References:
+    def truth(self, rows: np.ndarray, examples: np.ndarray) -> References:
         used, numbers = np.unique(examples, return_inverse=True)
         table = _read_references(self._references).take(used)
         return References(numbers, table.column("context").to_pylist(), table.column("answers").to_pylist())
+
+
+def spans_of(split: Split, rows: np.ndarray) -> np.ndarray:
+    """The first character of the context of each token of a batch and the one after its last, int64 [B, L, 2].
+
+    -1 for tokens outside the context.
+    """
+    assert isinstance(split.reader, QuestionReader)
+    return split.reader.spans(split.rows[rows])
 
 
 def answer_positions(spans: np.ndarray, answer: tuple[int, int] | None) -> tuple[int, int]:

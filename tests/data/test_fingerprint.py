@@ -12,13 +12,15 @@ import datasets
 import numpy as np
 import PIL.Image
 import pytest
+from made_sets import prepared
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from raffm_mpi.config import DataSettings
-from raffm_mpi.data import FederatedData, ImageInput, TextInput, inspect, open_data, prepare
+from raffm_mpi.data import FederatedData, ImageInput, TextInput, open_data
 from raffm_mpi.data import cache as cache_room
 from raffm_mpi.data import fingerprint as fingerprint_room
+from raffm_mpi.tasks import TASKS
 
 GREY = ImageInput(1, 4, 4, (0.5,), (0.25,))
 WORDS = ["[PAD]", "[UNK]", "a", "fine", "film", "dull", "and", "long"]
@@ -70,7 +72,7 @@ def read(
     text = TextInput(str(place / "tok"), inputs) if isinstance(inputs, int) else inputs
     where = {"path": str(place / "set"), "cache": str(place / "cache")}
     settings = DataSettings.model_validate({**where, **options})
-    return open_data(prepare(inspect(settings), settings, text, seed))
+    return prepared(settings, text, seed)
 
 
 def changed(columns: Columns, name: str, row: int, value: Any) -> Columns:
@@ -186,7 +188,7 @@ def test_stored_examples_are_hashed_once(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(fingerprint_room, "file_sha256", count)
     for seed, fraction in ((0, 0.2), (0, 0.2), (1, 0.2), (0, 0.0)):
         settings = DataSettings(path="digits", cache=str(tmp_path / "cache"), validation_fraction=fraction)
-        open_data(prepare(inspect(settings), settings, GREY, seed))
+        prepared(settings, GREY, seed)
     stored = [f"{split}_{stream}.npy" for split in ("test", "train") for stream in ("labels", "pixels")]
     assert hashed == [*stored, "validation_examples.npy", "validation_examples.npy"]
 
@@ -203,4 +205,4 @@ def test_a_cache_that_is_moved_keeps_its_fingerprint(tmp_path: Path) -> None:
     before = fingerprint(tmp_path, IMAGES, GREY, validation_fraction=0.2)
     shutil.move(tmp_path / "cache", tmp_path / "moved")
     (held_out,) = (tmp_path / "moved").glob("*/held_out-*")
-    assert open_data(held_out).fingerprint == before
+    assert open_data(held_out, TASKS["image_classification"]).fingerprint == before
