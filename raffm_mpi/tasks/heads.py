@@ -25,10 +25,16 @@ class EncoderForImageClassification(PreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ImageClassifierOutput:
-        """``pixel_values`` are float32 [B, C, H, W], ``labels`` int64 [B]; logits are [B, num_labels]."""
+        """``pixel_values`` are float32 [B, C, H, W], ``labels`` int64 [B]; logits are [B, num_labels].
+
+        Where each image has several labels, ``labels`` are 0 and 1, float32 [B, num_labels].
+        """
         hidden = self.encoder(pixel_values).last_hidden_state  # [B, features, rows, columns] or [B, tokens, features]
         logits = self.classifier(hidden.mean(dim=(2, 3) if hidden.ndim == 4 else 1))
-        loss = None if labels is None else functional.cross_entropy(logits, labels)
+        loss = None
+        if labels is not None:
+            of = functional.binary_cross_entropy_with_logits if labels.is_floating_point() else functional.cross_entropy
+            loss = of(logits, labels)
         return ImageClassifierOutput(loss=loss, logits=logits)
 
 
