@@ -15,7 +15,6 @@ from made_sets import (
     GREY,
     WORDS,
     prepare,
-    prepared,
     settings_for,
     write,
     write_images,
@@ -38,24 +37,6 @@ def test_info_is_small_and_can_be_sent(tmp_path: Path) -> None:
 def test_inspect_decodes_no_example(tmp_path: Path) -> None:
     folder = write(tmp_path / "set", "train", {"image": [b"broken"], "label": ["a"]}, image=datasets.Image())
     assert inspect(settings_for(folder, tmp_path)).columns.one("image") == "image"
-
-
-@pytest.mark.parametrize(
-    ("values", "names"),
-    [
-        (["pos", "neg", "neg"], ("neg", "pos")),
-        ([10, 9, -1], ("-1", "9", "10")),
-        ([True, False, True], ("false", "true")),
-    ],
-)
-def test_plain_labels_are_numbered_in_the_order_of_their_values(
-    values: list[Any], names: tuple[str, ...], tmp_path: Path
-) -> None:
-    folder = write(tmp_path / "set", "train", {"text": ["a"] * 3, "label": values})
-    settings = settings_for(folder, tmp_path, validation_fraction=0)
-    assert inspect(settings).label_names == names
-    labels = prepared(settings, TextInput(write_tokenizer(tmp_path / "tok"), 8)).train.labels
-    assert [names[label] for label in labels] == [str(value).lower() for value in values]
 
 
 def snapshot(folder: Path) -> dict[str, int]:

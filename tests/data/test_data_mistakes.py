@@ -9,7 +9,6 @@ from typing import Any
 import datasets
 import numpy as np
 import PIL.Image
-import pyarrow.parquet as pq
 import pytest
 from made_sets import (
     GREY,
@@ -89,23 +88,6 @@ def test_a_missing_group_or_label_is_named_by_split_and_row(
     settings = settings_for(write(tmp_path / "set", "train", columns), tmp_path, partition=partition)
     with pytest.raises(UserMistake, match=f"^data.path: split 'train', {sentence}"):
         prepared(settings, TextInput(write_tokenizer(tmp_path / "tok"), 8))
-
-
-@pytest.mark.parametrize(("label", "shown"), [(2, "2"), (-1, "-1")])
-def test_a_label_outside_the_classes_is_named_by_split_and_row(label: int, shown: str, tmp_path: Path) -> None:
-    folder = write(tmp_path / "set", "train", {"text": ["a"] * 3, "label": [0, 1, 1]}, label=TWO)
-    table = pq.read_table(folder / "train.parquet")
-    pq.write_table(table.set_column(1, table.schema.field("label"), [[0, 1, label]]), folder / "train.parquet")
-    settings = settings_for(folder, tmp_path)
-    with pytest.raises(UserMistake, match=f"split 'train', row 2: label {shown} is not one of the 2 classes"):
-        prepared(settings, TextInput(write_tokenizer(tmp_path / "tok"), 8))
-
-
-def test_a_label_that_training_never_shows_is_named_by_split_and_row(tmp_path: Path) -> None:
-    folder = write_texts(tmp_path / "set")
-    write_texts(folder, "test", sentence=["a", "b"], label=["good", "odd"])
-    with pytest.raises(UserMistake, match=r"data.path: split 'test', row 1: label 'odd' is not one of the 2 classes"):
-        prepared(settings_for(folder, tmp_path), TextInput(write_tokenizer(tmp_path / "tok"), 8))
 
 
 def test_a_tokenizer_mistake_is_one_clear_sentence(tmp_path: Path) -> None:

@@ -146,18 +146,6 @@ def test_splits_are_found_by_their_names(tmp_path: Path) -> None:
     assert roles(inspect(borrowed)) == {"train": "train", "validation": "test"}
 
 
-@pytest.mark.parametrize("hidden", [-1, None])
-def test_a_test_split_with_withheld_labels_is_left_out(hidden: int | None, tmp_path: Path) -> None:
-    names = datasets.ClassLabel(names=["no", "yes"])
-    folder = write(tmp_path / "set", "train", {"text": ["a", "b"], "label": [0, 1]}, label=names)
-    write(folder, "test", {"text": ["a", "b"], "label": [hidden, hidden]}, label=datasets.Value("int64"))
-    examples = datasets.Dataset.from_parquet(str(folder / "test.parquet"), cache_dir=str(tmp_path / "hf2"))
-    examples.cast_column("label", names).to_parquet(folder / "test.parquet")
-    assert roles(inspect(settings_for(folder, tmp_path))) == {"train": "train"}
-    with pytest.raises(UserMistake, match=r"data.test_split: the labels of split 'test' are withheld$"):
-        inspect(settings_for(folder, tmp_path, test_split="test"))
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

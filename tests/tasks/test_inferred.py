@@ -170,13 +170,6 @@ def test_text_columns_are_inferred_unless_named(case: str, tmp_path: Path) -> No
     assert tuple(found.one(role) for role in ("text", "text_pair", "label")) == expected and not found.every("image")
 
 
-def test_an_image_column_is_preferred_to_text_unless_text_is_named(tmp_path: Path) -> None:
-    columns = {"pixels": [b"not decoded"], "caption": ["a"], "label": [0]}
-    folder = write(tmp_path / "set", "train", columns, pixels=datasets.Image())
-    assert inspect(settings_for(folder, tmp_path)).columns.one("image") == "pixels"
-    assert inspect(settings_for(folder, tmp_path, columns={"text": "caption"})).task == "text_classification"
-
-
 def test_the_group_column_is_neither_text_nor_label(tmp_path: Path) -> None:
     people = datasets.ClassLabel(names=["ann"])
     columns = {"text": ["a"], "user": [0], "writer": ["w"], "topic": [0]}

@@ -216,14 +216,6 @@ def test_a_column_mistake_is_one_clear_sentence(case: str, tmp_path: Path) -> No
         inspect(settings_for(folder, tmp_path, columns=named))
 
 
-def test_image_and_text_are_not_both_named(tmp_path: Path) -> None:
-    folder = write(tmp_path / "set", "train", {"a": PICTURE, "b": ["t"], "label": [0]}, a=datasets.Image())
-    with pytest.raises(
-        UserMistake, match=r"^data.columns.text: column 'b' is named, but image_classification reads only"
-    ):
-        inspect(settings_for(folder, tmp_path, columns={"image": "a", "text": "b"}))
-
-
 def test_two_class_labels_are_ambiguous(tmp_path: Path) -> None:
     columns = {"text": ["t"], "fine_label": [0], "coarse_label": [0]}
     folder = write(tmp_path / "set", "train", columns, fine_label=TWO, coarse_label=TWO)
