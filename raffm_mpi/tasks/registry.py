@@ -13,6 +13,7 @@ from raffm_mpi.errors import UserMistake
 from raffm_mpi.tasks.base import Task
 from raffm_mpi.tasks.causal_lm import CausalLM
 from raffm_mpi.tasks.image_classification import ImageClassification
+from raffm_mpi.tasks.multi_label_classification import MultiLabelClassification
 from raffm_mpi.tasks.question_answering import QuestionAnswering
 from raffm_mpi.tasks.regression import Regression
 from raffm_mpi.tasks.seq2seq import Seq2Seq
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # In the order in which they are asked whether a data set is theirs: special cases first.
 _TASKS: tuple[Task, ...] = (
     QuestionAnswering(),
+    MultiLabelClassification(),
     ImageClassification(),
     Seq2Seq(),
     CausalLM(),
