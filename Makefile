@@ -91,7 +91,7 @@ bench: $(READY) ## run every benchmark that needs no data (benchmarks/README.md 
 KILLS ?= 50
 
 soak: $(READY) ## kill ranks at random moments, KILLS times (50), and compare what comes out
-	$(BIN)/python tests/faults/soak.py $(KILLS)
+	PYTHONPATH=tests $(BIN)/python tests/faults/soak.py $(KILLS)
 
 clean: ## remove what was built, the environments included; runs/ stays
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

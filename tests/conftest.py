@@ -19,9 +19,7 @@ import psutil
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent / "faults"))
-from federation import differences, run_alone, write_config
+from support.small_federation import differences, run_alone, write_config
 
 torch.set_num_threads(1)
 
@@ -187,7 +185,7 @@ def shared_data() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The config of the small federation in faults/federation.py: six rounds of six of twelve clients."""
+    """The config of the small federation in support/small_federation.py: six rounds of six of twelve clients."""
     return write_config(tmp_path_factory.mktemp("faults"))
 
 

@@ -22,33 +22,28 @@ from raffm_mpi.errors import UserMistake
 from raffm_mpi.federation.frozen import check_alike
 from raffm_mpi.learning.model import load_config, load_model, model_structure
 from raffm_mpi.methods.adapter_ranks import AdapterRanks
+from support import tiny
 
 pytest.importorskip("peft", reason="LoRA needs peft (pip install peft)")
 
-SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
-TEXT = {"vocab_size": 60, "max_position_embeddings": 16, "pad_token_id": 0}
-IMAGES = {"image_size": 12, "patch_size": 4, "num_channels": 3}
-GPT2 = {"vocab_size": 60, "n_positions": 16, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40}
-T5 = {"vocab_size": 60, "d_model": 24, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 3}
-
 # Each family's attention and its head, which is trained: (family, config, task, attention, head).
 FAMILIES = {
-    "vit": ({**SIZES, **IMAGES}, "image_classification", {"q_proj", "k_proj", "v_proj", "o_proj"}, {"classifier"}),
-    "bert": ({**SIZES, **TEXT}, "text_classification", {"query", "key", "value", "dense"}, {"classifier"}),
+    "vit": (tiny.VIT, "image_classification", {"q_proj", "k_proj", "v_proj", "o_proj"}, {"classifier"}),
+    "bert": (tiny.BERT, "text_classification", {"query", "key", "value", "dense"}, {"classifier"}),
     "distilbert": (
-        {"dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 48, "vocab_size": 60},
+        tiny.DISTILBERT,
         "text_classification",
         {"q_lin", "k_lin", "v_lin", "out_lin"},
         {"pre_classifier", "classifier"},
     ),
     "llama": (
-        {**SIZES, **TEXT, "num_key_value_heads": 3},
+        tiny.LLAMA,
         "text_classification",
         {"q_proj", "k_proj", "v_proj", "o_proj"},
         {"score"},
     ),
-    "gpt2": (GPT2, "causal_lm", {"c_attn", "c_proj"}, set()),
-    "t5": (T5, "seq2seq", {"q", "k", "v", "o"}, set()),
+    "gpt2": (tiny.GPT2, "causal_lm", {"c_attn", "c_proj"}, set()),
+    "t5": ({**tiny.T5, "d_kv": 8}, "seq2seq", {"q", "k", "v", "o"}, set()),
 }
 
 
@@ -134,7 +129,7 @@ def test_a_narrow_rank_computes_what_the_full_one_does_with_the_rest_at_zero(fam
 def inputs(family):
     tokens = torch.randint(2, 60, (2, 7), generator=torch.Generator().manual_seed(0))
     if family == "vit":
-        return {"pixel_values": torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))}
+        return {"pixel_values": torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))}
     return {"input_ids": tokens, **({"decoder_input_ids": tokens[:, :3]} if family == "t5" else {})}
 
 
@@ -143,10 +138,10 @@ def test_a_frozen_matrix_costs_two_passes_of_three_and_what_is_trained_alone_cou
     layout = whole_layout(model)
     bare = layout_of(model.get_base_model().__class__(model.config))
     price, full = cost(layout), cost(bare)
-    tokens, matrix, rank = 10, 24 * 24, 4
+    tokens, matrix, rank = 5, 24 * 24, 4
     adapters = 2 * 2 * tokens * (24 * rank + rank * 24)  # forward, two layers
     assert price.forward_flops == full.forward_flops + adapters
-    patches = 2 * 9 * 24 * 3 * 16
+    patches = 2 * 4 * 24 * 1 * 16
     frozen = 2 * 2 * tokens * (4 * matrix + 2 * 24 * 40)
     assert full.training_flops + 3 * adapters - frozen - patches == price.training_flops
     assert price.parameters == 2 * 2 * 24 * rank + 24 * 3 + 3

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_logs import config, global_accuracy, write_run
 from matplotlib.image import imread
 
 from raffm_mpi.analysis.compare import compare, draw, mean_curve
@@ -20,6 +19,7 @@ from raffm_mpi.analysis.difference import difference
 from raffm_mpi.analysis.tables import Column, Estimate, Table
 from raffm_mpi.cli import app
 from raffm_mpi.errors import UserMistake
+from support.made_logs import config, global_accuracy, write_run
 
 GAINS = (0.0, 0.01, 0.05)  # of the seeds
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-from made_logs import write_run
 from matplotlib.transforms import Bbox
 
 from raffm_mpi.analysis.compare import compare, default_targets, draw
@@ -18,6 +17,7 @@ from raffm_mpi.analysis.style import STYLE, look
 from raffm_mpi.analysis.tables import Column, Ratio, Shown, Table
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.log import RunLog
+from support.made_logs import write_run
 
 
 @pytest.fixture

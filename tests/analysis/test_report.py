@@ -13,7 +13,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from made_logs import KINDS, NUM_CLIENTS, SIZES, WATTS, global_accuracy, write_run
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
@@ -22,6 +21,7 @@ from raffm_mpi.analysis import figures
 from raffm_mpi.analysis.report import main, title, write_report
 from raffm_mpi.analysis.style import STYLE
 from raffm_mpi.log import open_run
+from support.made_logs import KINDS, NUM_CLIENTS, SIZES, WATTS, global_accuracy, write_run
 
 PANELS = {panel.name: panel for _, panels in figures.SECTIONS for panel in panels}
 

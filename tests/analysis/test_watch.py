@@ -8,12 +8,12 @@ import threading
 import time
 
 import pytest
-from made_logs import config, create, write_round, write_run
 from rich.console import Console
 
 from raffm_mpi.analysis.watch import lines, screen, state, watch
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.log import RunLog, open_run
+from support.made_logs import config, create, write_round, write_run
 
 
 def shown(folder, terminal: bool = True) -> str:

@@ -13,30 +13,28 @@ import transformers
 from torch import nn
 
 from raffm_mpi import RaFFM, RaPEFT, load_submodel
+from support import tiny
 
 SPACE = {"atten_out_space": [8, 16, 24], "inter_hidden_space": [10, 20, 40], "residual_hidden_space": [24]}
-SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
-TEXT = {"vocab_size": 60, "max_position_embeddings": 16, "pad_token_id": 0}
 NARROW = {"layer_1": {"atten_out": 16, "residual_hidden": 16}, "layer_2": {"atten_out": 16}}
 UNEVEN = {"layer_1": {"atten_out": 16, "inter_hidden": 20}, "layer_2": {"atten_out": 24, "inter_hidden": 10}}
 
 
 def vit(**sizes):
-    config = transformers.ViTConfig(image_size=12, patch_size=4, num_labels=5, **SIZES | sizes)
+    config = transformers.ViTConfig(num_labels=5, **tiny.VIT | sizes)
     return randomised(transformers.ViTForImageClassification(config))
 
 
 def bert():
-    return randomised(transformers.BertForSequenceClassification(transformers.BertConfig(**SIZES, **TEXT)))
+    return randomised(transformers.BertForSequenceClassification(transformers.BertConfig(**tiny.BERT)))
 
 
 def llama():
-    sizes = {**SIZES, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 6}
-    return randomised(transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **TEXT)))
+    return randomised(transformers.LlamaForCausalLM(transformers.LlamaConfig(**tiny.LLAMA)))
 
 
 def t5():
-    config = transformers.T5Config(d_model=24, d_kv=6, d_ff=40, num_layers=2, num_heads=3, vocab_size=60)
+    config = transformers.T5Config(**tiny.T5)
     return randomised(transformers.T5ForConditionalGeneration(config))
 
 
@@ -69,7 +67,7 @@ def output(model):
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         if model.config.model_type == "vit":
-            return model(pixel_values=torch.randn(2, 3, 12, 12, generator=generator)).logits
+            return model(pixel_values=torch.randn(2, 1, 8, 8, generator=generator)).logits
         tokens = torch.randint(2, 60, (2, 7), generator=generator)
         targets = {"decoder_input_ids": tokens[:, :3]} if model.config.is_encoder_decoder else {}
         return model(input_ids=tokens, **targets).logits
@@ -80,7 +78,7 @@ def train(model, steps=2):
     model.train()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for step in range(steps):
-        images = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(step))
+        images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(step))
         model(pixel_values=images, labels=torch.arange(4)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -290,7 +288,7 @@ def test_a_sub_model_trains_with_the_trainer_of_transformers_and_aggregates(tmp_
     raffm = RaFFM(vit(), SPACE)
     before = parameters(raffm.model)
     submodel, _, _ = raffm.sample_smallest_model()
-    images = torch.randn(8, 3, 12, 12)
+    images = torch.randn(8, 1, 8, 8)
     options = transformers.TrainingArguments(
         str(tmp_path), max_steps=2, per_device_train_batch_size=4, report_to="none", save_strategy="no", use_cpu=True
     )

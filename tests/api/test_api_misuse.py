@@ -9,13 +9,13 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from raffm_mpi import RaFFM, RaPEFT, load_submodel
 from raffm_mpi.errors import UserMistake
+from support import tiny
 
 SPACE = {"atten_out_space": [8, 16, 24], "inter_hidden_space": [10, 20, 40], "residual_hidden_space": [24]}
-SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
 
 
 def vit(**sizes):
-    return ViTForImageClassification(ViTConfig(image_size=12, patch_size=4, num_labels=5, **SIZES | sizes))
+    return ViTForImageClassification(ViTConfig(num_labels=5, **tiny.VIT | sizes))
 
 
 def uncut(raffm):

@@ -1,4 +1,4 @@
-"""The small federation of federation.py with ranks that die, and gone on with; tests/conftest.py has it undisturbed."""
+"""The small federation with ranks that die, and gone on with; tests/conftest.py has it undisturbed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from raffm_mpi.log import open_run
-
-sys.path.insert(0, str(Path(__file__).parent))
-from federation import run_alone
+from support.small_federation import run_alone
 
 PROGRAMS = Path(__file__).parent / "programs"
 

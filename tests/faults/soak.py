@@ -1,6 +1,6 @@
 """A soak run: real signals at random moments to the ranks of real runs, which must all end as the undisturbed one.
 
-python tests/faults/soak.py [NUM_KILLS] [SEED]     # make soak KILLS=…; about 12 s a kill on two cores
+PYTHONPATH=tests python tests/faults/soak.py [NUM_KILLS] [SEED]     # make soak KILLS=…; about 12 s a kill on two cores
 
 A run is started, disturbed from outside and started again with --resume on another number of ranks until it is
 finished; then the next. One line a start, a summary, exit status 1 on any failure. The seed fixes what is done when;
@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from federation import differences, run_alone, write_config
 
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.exchange.interruptions import RESUMABLE
 from raffm_mpi.log import Run, check_log, open_run
+from support.small_federation import differences, run_alone, write_config
 
 NUM_ROUNDS = 20
 NUM_RANKS = (2, 5)  # fewest and most

@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from federation import differences, run_alone
 
 from raffm_mpi.analysis.power import energy_by_device, peak_w, power_trace
 from raffm_mpi.devices import DEVICE_NUMBERS
 from raffm_mpi.log import check_log, open_run
+from support.small_federation import differences, run_alone
 
 # Devices on which the small federation's clients take some 4 to 20 virtual seconds a round.
 SLOW = dict(zip(DEVICE_NUMBERS, (1e9, 1e7, 1e4, 1e4, 5.0, 3.0, 1.0), strict=True))

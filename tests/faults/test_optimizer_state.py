@@ -9,13 +9,13 @@ import sys
 import h5py
 import pytest
 import yaml
-from federation import differences, run_alone
 
 from raffm_mpi.config import load_settings
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.federation.verify import verify
 from raffm_mpi.recovery import checkpoint as checkpoints
 from raffm_mpi.recovery.resume import find_start
+from support.small_federation import differences, run_alone
 
 YOGI = "server.optimizer=fedyogi"
 

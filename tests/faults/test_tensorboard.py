@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from federation import differences, run_alone
 
 from raffm_mpi.cli import app
 from raffm_mpi.log import open_run
 from raffm_mpi.log.tensorboard import export
+from support.small_federation import differences, run_alone
 
 Scalars = dict[str, list[tuple[int, float]]]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import yaml
-from hashes import hashes_on
+
+from support.final_hashes import hashes_on
 
 VARIANTS = {
     "raffm": {},

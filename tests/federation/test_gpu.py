@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import yaml
-from hashes import hashes_on
 
 from raffm_mpi.config import ComputeSettings, Settings
 from raffm_mpi.elastic.labels import Layout, parse
@@ -15,6 +14,7 @@ from raffm_mpi.exchange import probe
 from raffm_mpi.federation import build
 from raffm_mpi.federation.serve import shard_evaluation
 from raffm_mpi.learning.training import Processor
+from support.final_hashes import hashes_on
 
 LAYOUT = Layout({"w": parse("a b")}, {"w": (3, 5)}, {"a": 3, "b": 5})
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hashes import PROGRAM, hashes_on
 
 from raffm_mpi.config import load_settings
 from raffm_mpi.elastic.adapters import adapters_of, whole_layout
@@ -19,6 +18,7 @@ from raffm_mpi.federation.experiment import look
 from raffm_mpi.federation.tally import CLIENT_REPORT
 from raffm_mpi.learning.model import load_model, sha256
 from raffm_mpi.log import open_run
+from support.final_hashes import PROGRAM, hashes_on
 
 peft = pytest.importorskip("peft", reason="LoRA needs peft (pip install peft)")
 

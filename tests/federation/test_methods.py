@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import yaml
-from hashes import hashes_on
 
 from raffm_mpi.config import METHOD_SETTINGS
 from raffm_mpi.log import open_run
+from support.final_hashes import hashes_on
 
 BUDGETS = {"budget": {"kind": "drawn", "shares": [1.0, 0.8, 0.6]}}
 OWN = """

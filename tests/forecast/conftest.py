@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
-from federation import TINY_VIT
 
 from raffm_mpi.config import Settings
 from raffm_mpi.forecast.calibration import Calibration
+from support import tiny
 
 SETTINGS = {
     "output": "runs/none",
-    "model": TINY_VIT,
+    "model": {"family": "vit", "config": tiny.VIT},
     "data": {"path": "digits", "partition": {"kind": "dirichlet", "alpha": 0.5}},
     "federation": {"num_clients": 12, "participation": 0.5, "num_rounds": 2},
     "method": {

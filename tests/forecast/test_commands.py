@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import psutil
 import pytest
 import yaml
@@ -19,6 +18,7 @@ from raffm_mpi.forecast.calibration import Calibration
 from raffm_mpi.forecast.needs import derive_round, makespan_s, volume
 from raffm_mpi.forecast.sketch import sketch
 from raffm_mpi.log import open_run
+from support import tiny
 
 PLANS = Path(__file__).parent / "programs" / "plans.py"
 
@@ -94,10 +94,7 @@ def test_what_cannot_be_a_profile_is_refused(mpirun, raffm_mpi_command, config, 
 
 
 def test_billions_of_parameters_are_planned_without_mpi_and_without_their_memory(tmp_path):
-    words = ["[UNK]", "[PAD]", "good", "bad", "film"]
-    sentences = pd.DataFrame({"text": ["good film", "bad film"] * 50})
-    (tmp_path / "data").mkdir()
-    sentences.to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
+    tiny.write_table(tmp_path / "data", train={"text": ["good film", "bad film"] * 50})
     values = {
         "output": str(tmp_path / "run"),
         "model": {
@@ -113,7 +110,7 @@ def test_billions_of_parameters_are_planned_without_mpi_and_without_their_memory
         "data": {
             "path": str(tmp_path / "data"),
             "task": "causal_lm",
-            "tokenizer": str(write_tokenizer(tmp_path / "tokenizer", words)),
+            "tokenizer": str(tiny.write_tokenizer(tmp_path / "tokenizer")),
             "cache": str(tmp_path / "cache"),
         },
         "federation": {"num_clients": 50, "participation": 0.2},
@@ -128,18 +125,6 @@ def test_billions_of_parameters_are_planned_without_mpi_and_without_their_memory
     peak_mib = int(result.stdout.split("peak MiB: ")[1])
     assert peak_mib < 2000  # the weights alone would take 25,705
     assert not (tmp_path / "cache").exists() and not (tmp_path / "run").exists()
-
-
-def write_tokenizer(folder: Path, words: list[str]) -> Path:
-    """A tokenizer of whole words, as transformers saves one."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", eos_token="[PAD]")
-    fast.save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize(

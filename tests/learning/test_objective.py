@@ -13,18 +13,18 @@ from raffm_mpi.elastic.families import layout_of
 from raffm_mpi.elastic.labels import DENSITY, FULL, is_kept
 from raffm_mpi.elastic.submodel import Shell, extract
 from raffm_mpi.learning.objective import Nested, NestedObjective, Objective, divergence
+from support import tiny
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
-    return ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_labels=3, **sizes)).eval()
+    return ViTForImageClassification(ViTConfig(**tiny.VIT, num_labels=3)).eval()
 
 
 @pytest.fixture
 def batch():
-    return {"pixel_values": torch.randn(4, 3, 8, 8), "labels": torch.tensor([0, 1, 2, 1])}
+    return {"pixel_values": torch.randn(4, 1, 8, 8), "labels": torch.tensor([0, 1, 2, 1])}
 
 
 def gradients(model):

@@ -15,6 +15,7 @@ from raffm_mpi.data import ImageInput
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.learning.training import Processor, examples_seen, learning_rate, num_steps, train
 from raffm_mpi.seeds import generator
+from support import tiny
 
 DEVICE = Processor(torch.device("cpu"))
 
@@ -27,18 +28,7 @@ def split(tmp_path_factory):
 
 def make_model(dropout=0.0):
     torch.manual_seed(0)
-    config = ViTConfig(
-        image_size=8,
-        patch_size=4,
-        num_channels=1,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_labels=10,
-        hidden_dropout_prob=dropout,
-    )
-    return ViTForImageClassification(config)
+    return ViTForImageClassification(ViTConfig(**tiny.VIT, num_labels=10, hidden_dropout_prob=dropout))
 
 
 def weights(model):

@@ -17,7 +17,12 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_logs import (
+
+from raffm_mpi.errors import UserMistake
+from raffm_mpi.log import Run, RunLog, open_run
+from raffm_mpi.log import schema as log_schema
+from raffm_mpi.log.schema import ATTRIBUTES, EVENTS, TABLES
+from support.written_logs import (
     ATTRIBUTES_GIVEN,
     DIMENSIONS,
     EVALUATED,
@@ -33,11 +38,6 @@ from run_logs import (
     write_rounds,
     write_whole,
 )
-
-from raffm_mpi.errors import UserMistake
-from raffm_mpi.log import Run, RunLog, open_run
-from raffm_mpi.log import schema as log_schema
-from raffm_mpi.log.schema import ATTRIBUTES, EVENTS, TABLES
 
 DOCS = Path(__file__).parents[2] / "docs" / "log.md"
 

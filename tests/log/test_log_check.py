@@ -9,7 +9,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from run_logs import (
+
+from raffm_mpi.log import check_log, open_run
+from raffm_mpi.log.commit import COLUMNS, Commit, checksum
+from raffm_mpi.log.schema import TABLES
+from support.written_logs import (
     DEVICES,
     PARTITION,
     SHA256,
@@ -20,10 +24,6 @@ from run_logs import (
     used_bytes,
     write_rounds,
 )
-
-from raffm_mpi.log import check_log, open_run
-from raffm_mpi.log.commit import COLUMNS, Commit, checksum
-from raffm_mpi.log.schema import TABLES
 
 DATASETS = [f"{table.name}/{column.name}" for table in TABLES.values() for column in table.columns] + ["committed"]
 NUM_ROUNDS = 4

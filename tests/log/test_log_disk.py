@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from run_logs import (
+
+from raffm_mpi.log import LogNotWritten, RunLog, check_log, open_run
+from raffm_mpi.log.commit import Commit
+from raffm_mpi.log.file import LogFile, _stand_in
+from raffm_mpi.log.schema import TABLES
+from support.written_logs import (
     EVALUATED,
     PARTITION,
     SHA256,
@@ -25,11 +30,6 @@ from run_logs import (
     write_rounds,
     write_whole,
 )
-
-from raffm_mpi.log import LogNotWritten, RunLog, check_log, open_run
-from raffm_mpi.log.commit import Commit
-from raffm_mpi.log.file import LogFile, _stand_in
-from raffm_mpi.log.schema import TABLES
 
 NO_SPACE = "No space left on device"
 NUM_ROUNDS = 6

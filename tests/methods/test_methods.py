@@ -17,6 +17,7 @@ from raffm_mpi.elastic.submodel import extract
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.methods import make_method
 from raffm_mpi.methods.space import resolve
+from support import tiny
 
 COHORT = [7, 3, 11, 2, 9]
 
@@ -24,15 +25,8 @@ COHORT = [7, 3, 11, 2, 9]
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    config = ViTConfig(
-        image_size=8,
-        patch_size=4,
-        hidden_size=24,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=48,
-        num_labels=3,
-    )
+    sizes = {"num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+    config = ViTConfig(**{**tiny.VIT, **sizes}, num_labels=3)
     return ViTForImageClassification(config).eval()
 
 
@@ -153,7 +147,7 @@ def test_salience_orders_what_its_rule_says_and_keeps_the_function(model, layout
     found = raffm(layout, salience=rule).order(tensors)
     expected = {d for d in layout.sizes if ordered is None or d.split("[")[0] == ordered}
     assert set(found) == expected
-    image = torch.randn(2, 3, 8, 8)
+    image = torch.randn(2, 1, 8, 8)
     with torch.no_grad():
         gap = extract(model, layout, found)(image).logits - model(image).logits
     assert gap.abs().max() <= 1e-5

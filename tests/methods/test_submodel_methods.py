@@ -26,8 +26,9 @@ from raffm_mpi.errors import UserMistake
 from raffm_mpi.log import open_run
 from raffm_mpi.methods import METHODS, Method, check_method, make_method, prepare_model
 from raffm_mpi.methods.fedrolex import window
+from support import tiny
 
-SMALL = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "num_labels": 3}
+SIZES = {"num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "num_labels": 3}
 COHORT = [7, 3, 11, 2, 9]
 NAMES = [name for name in METHOD_SETTINGS if ":" not in name]
 
@@ -35,8 +36,8 @@ NAMES = [name for name in METHOD_SETTINGS if ":" not in name]
 @pytest.fixture(scope="module")
 def models():
     torch.manual_seed(0)
-    vit = ViT(ViTConfig(image_size=8, patch_size=4, **SMALL))
-    bert = BertForSequenceClassification(BertConfig(vocab_size=40, max_position_embeddings=16, **SMALL))
+    vit = ViT(ViTConfig(**{**tiny.VIT, **SIZES}))
+    bert = BertForSequenceClassification(BertConfig(**{**tiny.BERT, **SIZES}))
     return {"vit": vit.eval(), "bert": bert.eval()}
 
 
@@ -125,7 +126,7 @@ def test_depthfl_holds_the_first_layers_and_refuses_two_stacks(make):
     method = make("depthfl", budget=drawn(1.0, 0.8, 0.6))
     depths = {selection.get(DEPTH, 3) for selection in method.selections(0, range(30))}
     assert depths == {3, 2, 1}
-    config = T5Config(vocab_size=40, d_model=24, d_kv=6, d_ff=40, num_layers=2, num_heads=3, num_labels=2)
+    config = T5Config(**tiny.T5, num_labels=2)
     with pytest.raises(UserMistake, match=r"method.depth: family 't5' has none; known: "):
         check_method(METHOD_SETTINGS["depthfl"](), layout_of(T5ForSequenceClassification(config)))
 

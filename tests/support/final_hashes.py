@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-PROGRAM = Path(__file__).parent / "programs" / "hashes.py"
+PROGRAM = Path(__file__).parent / "programs" / "final_hashes.py"
 
 
 def hashes_on(mpirun, ranks, output, configs):

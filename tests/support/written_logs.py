@@ -1,8 +1,8 @@
 """Logs as a server writes them, and what must be read back of them.
 
-As a script it is the writer that the tests kill and starve: ``python run_logs.py PATH NUM_ROUNDS PAUSE_S``. It prints
-the number of each round that is committed. Where a round cannot be written it prints ``full``, waits for a line, and
-tries again.
+As a script it is the writer that the tests kill and starve: ``python written_logs.py PATH NUM_ROUNDS PAUSE_S``. It
+prints the number of each round that is committed. Where a round cannot be written it prints ``full``, waits for a line,
+and tries again.
 """
 
 from __future__ import annotations

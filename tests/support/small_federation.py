@@ -10,23 +10,11 @@ from pathlib import Path
 import yaml
 
 from raffm_mpi.log import open_run
+from support import tiny
 
 NUM_ROUNDS = 6
-
-TINY_VIT = {
-    "family": "vit",
-    "config": {
-        "image_size": 8,
-        "patch_size": 4,
-        "num_channels": 1,
-        "hidden_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 3,
-        "intermediate_size": 48,
-    },
-}
 SETTINGS = {
-    "model": TINY_VIT,
+    "model": {"family": "vit", "config": tiny.VIT},
     "federation": {"num_clients": 12, "participation": 0.5, "num_rounds": NUM_ROUNDS},
     "method": {"name": "raffm", "space": {"ffn": [0.25, 0.5, 1.0], "heads": [1, 2, 3], "head_width": [4, 8]}},
     "training": {"batch_size": 8, "local_epochs": 2, "learning_rate": 1.0e-3, "max_grad_norm": 1.0},

@@ -1,4 +1,4 @@
-"""Run several federations in one go: ``hashes.py OUTPUT CONFIG…``; each one's final SHA-256 and score on a line."""
+"""Run several federations in turn: ``final_hashes.py OUTPUT CONFIG…``; the final SHA-256 of each on a line."""
 
 import sys
 from pathlib import Path
