@@ -19,7 +19,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-processes test-rest test-cluster test-slow test-oldest lint types bench soak clean
+.PHONY: help setup demo test test-cluster test-slow test-oldest lint types bench soak clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -47,18 +47,12 @@ demo: $(READY) ## train a small federation on three ranks, then write its report
 	PATH="$(CURDIR)/$(BIN):$$PATH" mpirun -n 3 raffm-mpi run configs/demo.yaml --overwrite
 	$(BIN)/raffm-mpi report runs/demo
 
-# Most of these tests' time is waiting for processes, so two rooms at a time take little longer than one.
-PROCESSES := tests/doctor tests/faults tests/launch tests/forecast
+# Two files of tests at a time, those with the longest tests first: what a file's tests share is made once.
+LONGEST := tests/federation tests/faults tests/launch tests/doctor tests/forecast
+TWO_FILES := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY) ## run the tests but for those that need a cluster or take minutes
-	@$(MAKE) --no-print-directory -j2 test-rest test-processes
-
-# What these print comes at their end, lest it be mixed with the others'.
-test-processes: $(READY)
-	@log=$$(mktemp) && $(BIN)/python -m pytest $(PROCESSES) > $$log 2>&1; status=$$?; cat $$log; rm $$log; exit $$status
-
-test-rest: $(READY)
-	@$(BIN)/python -m pytest $(PROCESSES:%=--ignore=%) --ignore=tests/cluster
+	@$(BIN)/python -m pytest $(LONGEST) tests raffm_mpi --ignore=tests/cluster $(TWO_FILES)
 
 # A start of Open MPI on two nodes fails at times (docs/reliability.md), so a test that failed has one more try.
 test-cluster: $(READY) ## start a Slurm of two nodes here (as root) and run the tests on it

@@ -20,6 +20,7 @@ EXTRAS = {
         "psutil>=5.9",
         "pytest>=9.0",
         "pytest-rerunfailures>=15.0",
+        "pytest-xdist>=3.6",
         "ruff>=0.9",
         "types-PyYAML",
     ],

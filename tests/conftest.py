@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,8 @@ import pytest
 import torch
 
 from support.small_federation import differences, run_alone, write_config
+from support.waiting import TIMEOUT_S, wait_until
+from support.warm_server import warm_python
 
 torch.set_num_threads(1)
 
@@ -57,16 +58,15 @@ def _kill_marked(marker: str) -> None:
             process.kill()
 
 
-def _assert_no_ranks_left(marker: str, grace_s: float = 5.0) -> None:
-    deadline = time.monotonic() + grace_s
-    while left := _processes_marked(marker):
-        if time.monotonic() > deadline:
-            lines = []
-            for process in left:
-                with contextlib.suppress(psutil.Error):
-                    lines.append(f"{process.pid}: {' '.join(process.cmdline())}")
-            pytest.fail(f"processes left behind after {grace_s} s:\n" + "\n".join(lines))
-        time.sleep(0.05)
+def _assert_no_ranks_left(marker: str) -> None:
+    def lines() -> str:
+        found = []
+        for process in _processes_marked(marker):
+            with contextlib.suppress(psutil.Error):
+                found.append(f"{process.pid}: {' '.join(process.cmdline())}")
+        return "no process is left behind:\n" + "\n".join(found)
+
+    wait_until(lambda: not _processes_marked(marker), lines)
 
 
 def _stop_group(process: subprocess.Popen[str]) -> None:
@@ -75,13 +75,13 @@ def _stop_group(process: subprocess.Popen[str]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signum)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
+            process.wait(timeout=TIMEOUT_S / 10)
             return
 
 
 @pytest.fixture
-def assert_no_ranks_left() -> Callable[..., None]:
-    """``assert_no_ranks_left(marker, grace_s=5)``: fail if a process that carries ``marker`` outlives the grace time.
+def assert_no_ranks_left() -> Callable[[str], None]:
+    """``assert_no_ranks_left(marker)``: wait until no process carries ``marker``; fail if one never ends.
 
     A process carries it as the value of an environment variable or somewhere in its command line (the path of the
     run's output folder, say).
@@ -139,7 +139,7 @@ def start_mpirun() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 def mpirun(
     start_mpirun: Callable[..., subprocess.Popen[str]],
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``mpirun(n, *command, env=None, options=(), timeout=120)``: run ``command`` on ``n`` ranks to its end.
+    """``mpirun(n, *command, env=None, options=())``: run ``command`` on ``n`` ranks to its end.
 
     The exit status is the caller's to check. A time-out kills every process of the job and fails the test.
     """
@@ -149,16 +149,15 @@ def mpirun(
         *command: str | Path,
         env: dict[str, str] | None = None,
         options: Sequence[str] = (),
-        timeout: float = 120,
     ) -> subprocess.CompletedProcess[str]:
         process = start_mpirun(n, *command, env=env, options=options)
         try:
-            stdout, stderr = process.communicate(timeout=timeout)
+            stdout, stderr = process.communicate(timeout=TIMEOUT_S)
         except subprocess.TimeoutExpired:
             _stop_group(process)
             _kill_marked(process.marker)
             stdout, stderr = process.communicate()
-            pytest.fail(f"mpirun -n {n} {command} took over {timeout} s\nstdout:\n{stdout}\nstderr:\n{stderr}")
+            pytest.fail(f"mpirun -n {n} {command} took over {TIMEOUT_S:.0f} s\nstdout:\n{stdout}\nstderr:\n{stderr}")
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     return run
@@ -166,8 +165,8 @@ def mpirun(
 
 @pytest.fixture
 def raffm_mpi_command() -> Callable[..., list[str]]:
-    """``raffm_mpi_command(*arguments)``: the command line of raffm-mpi under this Python, on its own or for mpirun."""
-    return lambda *arguments: [sys.executable, "-m", "raffm_mpi", *map(str, arguments)]
+    """``raffm_mpi_command(*arguments)``: the words that run raffm-mpi, alone or under mpirun, in a warm Python."""
+    return lambda *arguments: [*warm_python(), "-m", "raffm_mpi", *map(str, arguments)]
 
 
 @pytest.fixture
@@ -191,8 +190,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(config: Path) -> Path:
-    """The folder of the undisturbed run, on one rank."""
-    result = run_alone(config)
+    """The folder of the undisturbed run, on one rank, of a fresh Python: its sets have another order than others'."""
+    result = run_alone(config, python=[sys.executable])
     assert result.returncode == 0, result.stderr
     return config.parent / "undisturbed"
 

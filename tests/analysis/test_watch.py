@@ -14,6 +14,7 @@ from raffm_mpi.analysis.watch import lines, screen, state, watch
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.log import RunLog, open_run
 from support.made_logs import config, create, write_round, write_run
+from support.waiting import TIMEOUT_S, wait_until
 
 
 def shown(folder, terminal: bool = True) -> str:
@@ -67,15 +68,22 @@ def test_a_run_is_waited_for_and_followed_to_its_end(tmp_path, capsys):
     folder = tmp_path / "run"
     follower = threading.Thread(target=watch, args=(folder, 0.1), daemon=True)
     follower.start()
-    time.sleep(0.3)
+    printed = ""
+
+    def says(text: str) -> bool:
+        nonlocal printed
+        printed += capsys.readouterr().out
+        return text in printed
+
+    wait_until(lambda: says("waiting for a run in"), "it waits")
     log = begin(folder)
     for number in (1, 2):
-        time.sleep(0.3)
+        wait_until(lambda number=number: says(f"round {number}/20"), f"round {number} is printed")
         write_round(log, number)
     log.finish("interrupted")
-    follower.join(timeout=20)
+    follower.join(timeout=TIMEOUT_S)
     assert not follower.is_alive()
-    printed = capsys.readouterr().out
+    printed += capsys.readouterr().out
     assert printed.startswith("waiting for a run in")
     assert [printed.count(f"round {number}/20") for number in (1, 2, 3)] == [1, 1, 1]
     assert printed.rstrip().endswith("interrupted: 3 of 20 rounds, 9 s")

@@ -12,12 +12,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+
+from support.waiting import TIMEOUT_S, wait_until
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare", "nsenter")
 NEW_NAMESPACES = ("unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -67,14 +68,12 @@ mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs "$2/scratch" && echo up &&
 FOREIGN = ("OMPI_", "PMIX_", "PRTE_", "SLURM_", "SBATCH_", "SRUN_")
 
 
-def _until(condition: Callable[[], object], timeout: float) -> bool:
-    """Return True as soon as ``condition()`` is true, False after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
+def _until(condition: Callable[[], object]) -> bool:
+    """Return True as soon as ``condition()`` is true, False where that takes too long for anything but a hang."""
+    with contextlib.suppress(AssertionError):
+        wait_until(condition, "", every_s=0.1)
+        return True
+    return False
 
 
 class Host:
@@ -119,7 +118,7 @@ class Host:
         """Kill every process of the host."""
         self._keeper.kill()
         self._keeper.communicate()
-        _until(lambda: not self.processes(), timeout=10)
+        _until(lambda: not self.processes())
 
 
 class Cluster:
@@ -154,7 +153,7 @@ class Cluster:
         self._start_login_host()
         for name in self.nodes:
             self._start_node(name)
-        if not _until(lambda: all(self._node_is_idle(name) for name in self.nodes), timeout=30):
+        if not _until(lambda: all(self._node_is_idle(name) for name in self.nodes)):
             raise RuntimeError(f"the nodes do not become idle:\n{self.diagnosis()}")
 
     def stop(self) -> None:
@@ -168,7 +167,7 @@ class Cluster:
         *command: str | Path,
         env: dict[str, str] | None = None,
         input: str = "",
-        timeout: float = 60,
+        timeout: float = TIMEOUT_S,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """Run ``command`` on the login host and return what it printed; ``env`` adds to the environment.
@@ -207,18 +206,18 @@ class Cluster:
                 break
         return dict(word.split("=", 1) for word in answer.stdout.split() if "=" in word)
 
-    def wait(self, job_id: int | str, timeout: float = 180, states: set[str] = FINISHED) -> str:
-        """Return the job's state as soon as it is one of ``states``; fail the test after ``timeout`` seconds."""
-        if not _until(lambda: self.info(job_id)["JobState"] in states, timeout):
+    def wait(self, job_id: int | str, states: set[str] = FINISHED) -> str:
+        """Return the job's state as soon as it is one of ``states``; fail the test where it never is."""
+        if not _until(lambda: self.info(job_id)["JobState"] in states):
             pytest.fail(
-                f"job {job_id} is {self.info(job_id)['JobState']} after {timeout} s, not one of {sorted(states)}\n"
+                f"job {job_id} is {self.info(job_id)['JobState']} for long, not one of {sorted(states)}\n"
                 f"{self.log(job_id)}\n{self.diagnosis()}"
             )
         return self.info(job_id)["JobState"]
 
-    def wait_for_log(self, job_id: int, text: str, timeout: float = 30) -> str:
-        """Return the job's log as soon as it holds ``text``; fail the test after ``timeout`` seconds."""
-        if not _until(lambda: text in self.log(job_id), timeout):
+    def wait_for_log(self, job_id: int, text: str) -> str:
+        """Return the job's log as soon as it holds ``text``; fail the test where it never does."""
+        if not _until(lambda: text in self.log(job_id)):
             pytest.fail(f"no {text!r} in the log of job {job_id}:\n{self.log(job_id)}\n{self.diagnosis()}")
         return self.log(job_id)
 
@@ -246,7 +245,7 @@ class Cluster:
         """Bring a failed node back, empty, and return when Slurm has it idle; its jobs end if they had not."""
         self.notice_failure(name)
         self._start_node(name)
-        if not _until(lambda: self._node_is_idle(name), timeout=30):
+        if not _until(lambda: self._node_is_idle(name)):
             pytest.fail(f"node {name} does not come back:\n{self.diagnosis()}")
 
     def diagnosis(self) -> str:
@@ -274,7 +273,7 @@ class Cluster:
         files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
         options = [f"--{option}={munge / file}" for option, file in files.items()]
         host.start_daemon("munged", "--foreground", "--force", *options, env=self._environment)
-        if not _until((munge / "socket").exists, timeout=10):
+        if not _until((munge / "socket").exists):
             raise RuntimeError(f"munged does not start:\n{self.diagnosis()}")
         host.start_daemon("slurmctld", "-D", env=self._environment)
 

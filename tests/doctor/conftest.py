@@ -12,6 +12,7 @@ from raffm_mpi.doctor.facts import Facts, MPILibrary
 from raffm_mpi.doctor.gpus import GPUs
 from raffm_mpi.doctor.sources import Sources
 from raffm_mpi.exchange.launcher import Launcher
+from support.waiting import TIMEOUT_S
 
 VERSIONS = {"raffm_mpi": "0.1.0", "python": "3.12.1", "torch": "2.8.0", "transformers": "5.0.0", "mpi4py": "4.1.0"}
 
@@ -60,6 +61,6 @@ def alone(raffm_mpi_command):
     def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         command = raffm_mpi_command("doctor", *arguments)
         env = {**os.environ, **environment}
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=env)
 
     return run

@@ -26,6 +26,7 @@ from raffm_mpi.exchange.lone import LoneRank
 from raffm_mpi.exchange.openmpi import finds_failed_nodes
 from raffm_mpi.exchange.probe import apart_from_the_job, echo
 from raffm_mpi.log.file import LogFile
+from support.waiting import TIMEOUT_S
 
 
 @pytest.mark.parametrize(
@@ -283,8 +284,8 @@ def test_what_a_run_keeps_follows_from_the_model_and_the_checkpoints():
 def test_ranks_that_do_not_reach_each_other_are_given_up():
     program = (
         "import time; from raffm_mpi.doctor import meeting; meeting.CONNECT_S = 0.2; "
-        "meeting.join = lambda: time.sleep(60); meeting.meet()"
+        "meeting.join = lambda: time.sleep(10**6); meeting.meet()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 1
     assert done.stdout.startswith("fail  MPI           the ranks did not reach each other within 0 s; do: ")

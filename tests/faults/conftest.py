@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from raffm_mpi.log import open_run
 from support.small_federation import run_alone
+from support.warm_server import warm_python
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -23,11 +23,11 @@ def killed(mpirun, config: Path, tmp_path: Path):
     """
 
     def run(ranks: int, kills: str, *arguments: str, options=("--with-ft", "ulfm")):
-        command = [sys.executable, PROGRAMS / "killed.py", "run", config, f"output={tmp_path / 'run'}", *arguments]
+        command = [*warm_python(), PROGRAMS / "killed.py", "run", config, f"output={tmp_path / 'run'}", *arguments]
         env = {"KILLS": kills, "PIDS": str(tmp_path)}
         if ranks == 1:
-            return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=180)
-        return mpirun(ranks, *command, env=env, options=options, timeout=180)
+            return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=TIMEOUT_S)
+        return mpirun(ranks, *command, env=env, options=options)
 
     return run
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,10 @@ import torch
 from torch import nn
 
 from raffm_mpi.config import SGDTraining
+from raffm_mpi.data import UnreadableExample
 from raffm_mpi.learning.training import Processor, TrainingFault, is_out_of_memory, train
 from raffm_mpi.log import open_run
+from support.warm_server import warm_python
 
 PROGRAM = Path(__file__).parent / "programs" / "bad_clients.py"
 CPU = Processor(torch.device("cpu"))
@@ -36,7 +37,7 @@ class Points:
 
     def batch(self, rows):
         if 7 in rows:
-            raise ValueError("data.path: split 'train', row 7: the image cannot be decoded")
+            raise UnreadableExample("data.path: split 'train', row 7: the image cannot be decoded")
         return {"x": torch.from_numpy(rows).double(), "labels": torch.ones(len(rows)).double()}
 
 
@@ -78,7 +79,7 @@ def test_an_allocator_that_refuses_is_out_of_memory_and_other_errors_are_not():
 
 
 def run_bad(mpirun, config, output, ranks, *arguments):
-    return mpirun(ranks, sys.executable, PROGRAM, "run", config, f"output={output}", *arguments)
+    return mpirun(ranks, *warm_python(), PROGRAM, "run", config, f"output={output}", *arguments)
 
 
 def test_bad_clients_are_dropped_or_retried_by_name_and_the_others_give_the_same_bits(mpirun, config, tmp_path):

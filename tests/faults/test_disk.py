@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import pytest
 
 from raffm_mpi.federation.verify import verify
 from raffm_mpi.log import open_run
+from support.waiting import TIMEOUT_S
+from support.warm_server import warm_python
 
 DISK_BYTES = 1 << 20
 MISSING_BYTES = 150_000  # what the run cannot have of the space that it takes
@@ -34,14 +35,14 @@ def disk(tmp_path, undisturbed):
 
 
 def start(config: Path, *arguments: str | Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "raffm_mpi", "run", str(config), *map(str, arguments)]
+    command = [*warm_python(), "-m", "raffm_mpi", "run", str(config), *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
 
 
 def test_a_run_on_a_full_disk_stops_and_goes_on_when_there_is_space(config, resume, assert_undisturbed, disk):
     output = disk / "run"
     process = start(config, f"output={output}", "reliability.disk_patience_s=2")
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1, stderr
     assert "No space left on device; trying again for 2 s" in stderr
     assert "No space left on device (tried for 2 s); --resume goes on" in stderr
@@ -56,19 +57,19 @@ def test_a_run_on_a_full_disk_stops_and_goes_on_when_there_is_space(config, resu
 
 
 def test_a_run_waits_for_space_and_goes_on_by_itself(config, assert_undisturbed, disk):
-    process = start(config, f"output={disk / 'run'}", "reliability.disk_patience_s=100")
+    process = start(config, f"output={disk / 'run'}", "reliability.disk_patience_s=1000")
     said = []
 
     def make_space_when_it_asks() -> None:
         for line in process.stderr:
             said.append(line)
-            if "trying again for 100 s" in line:
+            if "trying again for 1000 s" in line:
                 (disk / "filler").unlink(missing_ok=True)
 
     watcher = threading.Thread(target=make_space_when_it_asks)
     watcher.start()
     process.stdout.read()
-    assert process.wait(timeout=60) == 0, "".join(said)
+    assert process.wait(timeout=TIMEOUT_S) == 0, "".join(said)
     watcher.join()
     assert any("written after" in line for line in said)
     assert_undisturbed(disk / "run")

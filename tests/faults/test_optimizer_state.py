@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 
 import h5py
 import pytest
@@ -16,6 +15,8 @@ from raffm_mpi.federation.verify import verify
 from raffm_mpi.recovery import checkpoint as checkpoints
 from raffm_mpi.recovery.resume import find_start
 from support.small_federation import differences, run_alone
+from support.waiting import TIMEOUT_S
+from support.warm_server import warm_python
 
 YOGI = "server.optimizer=fedyogi"
 
@@ -45,8 +46,8 @@ def test_a_server_killed_in_a_commit_goes_on_to_the_same_bits(killed, resume, wi
 
 
 def test_rounds_run_again_from_a_checkpoint_have_its_state(with_yogi):
-    command = [sys.executable, "-m", "raffm_mpi", "verify", with_yogi, "--replay", "5:6"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [*warm_python(), "-m", "raffm_mpi", "verify", with_yogi, "--replay", "5:6"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=TIMEOUT_S)
     assert result.returncode == 0, result.stderr
     assert "rounds 5 to 5 come out the same" in result.stdout
 

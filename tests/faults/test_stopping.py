@@ -6,13 +6,13 @@ import random
 import re
 import shutil
 import socket
-import sys
 from pathlib import Path
 
 import pytest
 
 from raffm_mpi.log import open_run
 from raffm_mpi.recovery import checkpoint as checkpoints
+from support.warm_server import warm_python
 
 PROGRAMS = Path(__file__).parent / "programs"
 PLAIN = ()  # mpirun without ULFM
@@ -75,7 +75,7 @@ def test_the_server_killed_at_ten_random_moments_costs_no_result(mpirun, config,
     for number in range(10):
         env = {"KILL_AFTER_S": str(generator.uniform(0.0, 0.7))}
         command = [
-            sys.executable,
+            *warm_python(),
             PROGRAMS / "killed_server.py",
             "run",
             config,

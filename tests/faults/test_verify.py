@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 
 import h5py
 import numpy as np
@@ -12,11 +11,13 @@ import pytest
 
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.federation.verify import parse_rounds
+from support.waiting import TIMEOUT_S
+from support.warm_server import warm_python
 
 
 def verify(*arguments):
-    command = [sys.executable, "-m", "raffm_mpi", "verify", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [*warm_python(), "-m", "raffm_mpi", "verify", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
 @pytest.mark.parametrize(("rounds", "said"), [("2", "rounds 0 to 1"), ("5:6", "rounds 5 to 5")])

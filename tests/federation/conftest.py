@@ -20,13 +20,18 @@ def federations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     common = {
         "federation": {"num_clients": 12, "participation": 0.5, "num_rounds": 2},
         "method": {"name": "raffm", "space": {"ffn": [0.25, 0.5, 1.0], "heads": [1, 2, 3], "head_width": [4, 8]}},
-        "training": {"batch_size": 8, "learning_rate": 1.0e-3, "max_grad_norm": 1.0},
     }
     cache = {"cache": str(folder / "cache")}
     digits = {"path": "digits", "partition": {"kind": "dirichlet", "alpha": 0.5}, **cache}
     text = {"path": str(folder / "sentences"), "tokenizer": str(folder / "tokenizer"), "max_length": 16, **cache}
-    for name, model, data in (("vit", tiny.VIT, digits), ("bert", tiny.BERT, text)):
-        settings = {"output": str(folder / name), "model": {"family": name, "config": model}, "data": data, **common}
+    for name, model, data, batch_size in (("vit", tiny.VIT, digits, 24), ("bert", tiny.BERT, text, 8)):
+        settings = {
+            "output": str(folder / name),
+            "model": {"family": name, "config": model},
+            "data": data,
+            "training": {"batch_size": batch_size, "learning_rate": 1.0e-3, "max_grad_norm": 1.0},
+            **common,
+        }
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
     return folder
 

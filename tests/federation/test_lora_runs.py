@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from raffm_mpi.federation.tally import CLIENT_REPORT
 from raffm_mpi.learning.model import load_model, sha256
 from raffm_mpi.log import open_run
 from support.final_hashes import PROGRAM, hashes_on
+from support.waiting import TIMEOUT_S
+from support.warm_server import warm_python
 
 peft = pytest.importorskip("peft", reason="LoRA needs peft (pip install peft)")
 
@@ -59,7 +60,7 @@ def configs(federations, tmp_path_factory):
 def alone(configs):
     """Every variant on one rank; the folder has a run for each as ``NAME-1``."""
     command = [sys.executable, PROGRAM, configs, *(configs / f"{name}.yaml" for name in VARIANTS)]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=110, env=os.environ)
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
     return dict(re.findall(r"^sha256 (\S+) ([0-9a-f]{64})", done.stdout, re.MULTILINE))
 
@@ -91,8 +92,8 @@ def test_every_way_to_aggregate_trains_to_the_same_bits_on_3_ranks_as_on_1(mpiru
 
 
 def test_a_run_at_one_rank_is_plain_fedavg_of_adapters_bit_for_bit(configs, alone, tmp_path):
-    command = [sys.executable, PLAIN, configs / "plain.yaml", tmp_path / "plain"]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=110, env=os.environ)
+    command = [*warm_python(), PLAIN, configs / "plain.yaml", tmp_path / "plain"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
     assert f"sha256 {alone['plain']}" in done.stdout
 
@@ -180,16 +181,14 @@ RESUMED += [pytest.param("vit-stacking", marks=pytest.mark.slow)]
 def test_a_resumed_run_has_the_same_bits(raffm_mpi_command, configs, alone, tmp_path, name):
     command = raffm_mpi_command("run", configs / f"{name}.yaml", f"output={tmp_path / 'run'}")
     for more in (["federation.num_rounds=1"], ["--resume"]):
-        done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=60, env=os.environ)
+        done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=TIMEOUT_S)
         assert done.returncode == 0, done.stderr
     assert open_run(tmp_path / "run").attributes["final_model_sha256"] == alone[name]
 
 
 def test_an_unknown_target_ends_a_run_with_one_sentence(raffm_mpi_command, configs, tmp_path):
     command = raffm_mpi_command("run", configs / "plain.yaml", f"output={tmp_path / 'run'}")
-    done = subprocess.run(
-        [*command, "model.lora.targets=[qproj]"], capture_output=True, text=True, timeout=60, env=os.environ
-    )
+    done = subprocess.run([*command, "model.lora.targets=[qproj]"], capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 2
     assert "model.lora.targets: 'qproj' is no linear layer of family 'vit'; known: q_proj" in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()

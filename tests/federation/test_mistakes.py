@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
+
+from support.warm_server import warm_python
 
 MISTAKES = {
     "unknown key": (["training.learning_rat=1"], "training.learning_rat: unknown key, did you mean 'learning_rate'?"),
@@ -39,7 +42,7 @@ MISTAKES = {
 def test_a_mistake_ends_every_rank_with_its_sentence(mpirun, raffm_mpi_command, federations, tmp_path, mistake):
     overrides, sentence = MISTAKES[mistake]
     output = [] if any(o.startswith("output=") for o in overrides) else [f"output={tmp_path / 'run'}"]
-    result = mpirun(2, *raffm_mpi_command("run", federations / "bert.yaml", *output, *overrides), timeout=60)
+    result = mpirun(2, *raffm_mpi_command("run", federations / "bert.yaml", *output, *overrides))
     assert result.returncode == 2, result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith("raffm-mpi: ")]
     assert len(lines) == 1
@@ -49,7 +52,7 @@ def test_a_mistake_ends_every_rank_with_its_sentence(mpirun, raffm_mpi_command, 
 
 
 def test_a_missing_config_is_named(mpirun, raffm_mpi_command):
-    result = mpirun(3, *raffm_mpi_command("run", "nowhere.yaml"), timeout=60)
+    result = mpirun(3, *raffm_mpi_command("run", "nowhere.yaml"))
     assert result.returncode == 2
     assert "raffm-mpi: config 'nowhere.yaml' does not exist" in result.stderr
     assert "Traceback" not in result.stderr
@@ -60,7 +63,7 @@ def test_an_existing_run_is_kept_unless_it_may_be_overwritten(mpirun, raffm_mpi_
     precious.parent.mkdir()
     precious.write_text("an earlier run")
     command = raffm_mpi_command("run", federations / "vit.yaml", f"output={tmp_path / 'run'}")
-    result = mpirun(2, *command, timeout=60)
+    result = mpirun(2, *command)
     assert result.returncode == 2
     assert (
         f"output: folder '{tmp_path / 'run'}' exists; add --resume to go on with its run or --overwrite"
@@ -68,18 +71,15 @@ def test_an_existing_run_is_kept_unless_it_may_be_overwritten(mpirun, raffm_mpi_
     )
     assert precious.read_text() == "an earlier run"
     # A mistake found later loses nothing either.
-    result = mpirun(2, *command, "--overwrite", "federation.num_clients=5000", timeout=60)
+    result = mpirun(2, *command, "--overwrite", "federation.num_clients=5000")
     assert result.returncode == 2
     assert precious.read_text() == "an earlier run"
 
 
 def test_an_uncaught_error_ends_all_ranks_and_names_rank_host_round_and_client(mpirun, federations, tmp_path):
-    import socket
-    import sys
-
     program = Path(__file__).parent / "programs" / "failing_client.py"
     config = [federations / "vit.yaml", f"output={tmp_path / 'run'}", "federation.participation=1.0"]
-    result = mpirun(4, sys.executable, program, "run", *config, timeout=60)
+    result = mpirun(4, *warm_python(), program, "run", *config)
     assert result.returncode not in (0, 2)
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("raffm-mpi: rank ")]
     assert socket.gethostname() in line

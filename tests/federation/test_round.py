@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,8 @@ import pytest
 import yaml
 
 from raffm_mpi.log import open_run
+from support.waiting import TIMEOUT_S
+from support.warm_server import warm_python
 
 POISONED = Path(__file__).parent / "programs" / "poisoned_client.py"
 
@@ -21,9 +21,9 @@ POISONED = Path(__file__).parent / "programs" / "poisoned_client.py"
 def finished(federations, tmp_path_factory):
     """One run of the image federation on one rank, with every sub-model evaluated after every round."""
     output = tmp_path_factory.mktemp("finished") / "run"
-    command = [sys.executable, "-m", "raffm_mpi", "run", federations / "vit.yaml", f"output={output}"]
+    command = [*warm_python(), "-m", "raffm_mpi", "run", federations / "vit.yaml", f"output={output}"]
     result = subprocess.run(
-        [*map(str, command), "evaluation.submodels=always"], capture_output=True, text=True, timeout=120, env=os.environ
+        [*map(str, command), "evaluation.submodels=always"], capture_output=True, text=True, timeout=TIMEOUT_S
     )
     assert result.returncode == 0, result.stderr
     return output, result.stdout
@@ -141,7 +141,7 @@ def test_a_poisoned_client_is_dropped_by_name_and_the_round_goes_on(mpirun, fede
     for ranks in (1, 3):
         output = tmp_path / str(ranks)
         config = [federations / "vit.yaml", f"output={output}", "federation.participation=1.0"]
-        result = mpirun(ranks, sys.executable, POISONED, "run", *config)
+        result = mpirun(ranks, *warm_python(), POISONED, "run", *config)
         assert result.returncode == 0, result.stderr
         assert "11 clients, 1 dropped" in result.stdout
         runs.append(open_run(output))

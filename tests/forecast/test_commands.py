@@ -19,6 +19,7 @@ from raffm_mpi.forecast.needs import derive_round, makespan_s, volume
 from raffm_mpi.forecast.sketch import sketch
 from raffm_mpi.log import open_run
 from support import tiny
+from support.waiting import TIMEOUT_S
 
 PLANS = Path(__file__).parent / "programs" / "plans.py"
 
@@ -118,7 +119,7 @@ def test_billions_of_parameters_are_planned_without_mpi_and_without_their_memory
     config = tmp_path / "llama.yaml"
     config.write_text(yaml.safe_dump(values))
     command = [sys.executable, PLANS, "plan", config, "--nodes", "4", "--gpus-per-node", "4"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert result.returncode == 0, result.stderr
     assert "6,738,415,616 parameters" in result.stdout
     assert "mpi4py imported: False" in result.stdout

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from raffm_mpi.log import open_run
 from support import tiny
+from support.waiting import TIMEOUT_S
+from support.warm_server import warm_python
 
 NUM_ROUNDS = 6
 SETTINGS = {
     "model": {"family": "vit", "config": tiny.VIT},
     "federation": {"num_clients": 12, "participation": 0.5, "num_rounds": NUM_ROUNDS},
     "method": {"name": "raffm", "space": {"ffn": [0.25, 0.5, 1.0], "heads": [1, 2, 3], "head_width": [4, 8]}},
-    "training": {"batch_size": 8, "local_epochs": 2, "learning_rate": 1.0e-3, "max_grad_norm": 1.0},
-    "evaluation": {"batch_size": 16},
+    "training": {"batch_size": 24, "local_epochs": 2, "learning_rate": 1.0e-3, "max_grad_norm": 1.0},
+    "evaluation": {"batch_size": 64},
 }
 
 # What depends on who computed, and on how long it took.
@@ -45,10 +46,10 @@ def write_config(folder: Path) -> Path:
     return path
 
 
-def run_alone(config: Path, *arguments: str | Path, env: dict[str, str] | None = None):
-    """``raffm-mpi run`` in one process."""
-    command = [sys.executable, "-m", "raffm_mpi", "run", str(config), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, env={**os.environ, **(env or {})})
+def run_alone(config: Path, *arguments: str | Path, python: Sequence[str] | None = None):
+    """``raffm-mpi run`` in one process, to its end."""
+    words = [*(python or warm_python()), "-m", "raffm_mpi", "run", str(config), *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
 def differences(undisturbed: Path, output: Path) -> list[str]:
