@@ -57,7 +57,8 @@ def warm_python() -> tuple[str, ...]:
     )
     os.environ[ADDRESS] = path
     wait_until(lambda: os.path.exists(path), "the server of warm processes listens")
-    atexit.register(server.kill)
+    atexit.register(server.wait)
+    atexit.register(server.kill)  # before it is waited for
     return sys.executable, "-I", "-S", str(SUPPORT / "warm_python.py")
 
 
