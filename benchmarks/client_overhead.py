@@ -9,17 +9,8 @@ import tempfile
 from pathlib import Path
 
 import yaml
+from models import SMALL
 from ranks import run as run_on
-
-MODEL = {
-    "image_size": 8,
-    "patch_size": 2,
-    "num_channels": 1,
-    "hidden_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 128,
-}
 
 
 def main() -> None:
@@ -28,7 +19,7 @@ def main() -> None:
             config, output = Path(folder) / "bench.yaml", Path(folder) / "run"
             settings = {
                 "output": str(output),
-                "model": {"family": "vit", "config": MODEL},
+                "model": SMALL,
                 "data": {"partition": {"kind": "k_shot", "shots": 1, "replacement": True}},
                 "federation": {"num_clients": 1000, "participation": 1.0, "num_rounds": 3},
                 "method": method,

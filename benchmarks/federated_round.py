@@ -17,23 +17,16 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as multiprocessing
 import yaml
+from models import MEDIUM
 from ranks import run as run_on
 
 ROUNDS, CLIENTS_EACH, NUM_PROCESSES = 2, 5, 2
-MODEL = {
-    "image_size": 32,
-    "patch_size": 4,
-    "hidden_size": 192,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 3,
-    "intermediate_size": 768,
-}
 
 
 def settings(data: str, output: Path) -> dict:
     return {
         "output": str(output),
-        "model": {"family": "vit", "config": MODEL},
+        "model": MEDIUM,
         "data": {"path": data, "validation_fraction": 0.0, "partition": {"kind": "iid"}},
         "federation": {"num_clients": 100, "participation": 0.1, "num_rounds": ROUNDS},
         "method": {"name": "fedavg"},
@@ -64,7 +57,7 @@ def bare(number: int, config: Path, barrier: multiprocessing.Barrier, seconds: m
     task = task_of(info.task)
     inputs = ImageInput(3, 32, 32, (0.5,) * 3, (0.5,) * 3)
     train = open_data(prepare(info, task, loaded.data, inputs, loaded.seed), task).train
-    model = AutoModelForImageClassification.from_config(AutoConfig.for_model("vit", num_labels=10, **MODEL))
+    model = AutoModelForImageClassification.from_config(AutoConfig.for_model("vit", num_labels=10, **MEDIUM["config"]))
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.train()
     for _ in range(ROUNDS):

@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import models
 import numpy as np
 import yaml
 from ranks import ENVIRONMENT, mpirun
@@ -32,18 +33,7 @@ from raffm_mpi.forecast.sketch import sketch
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 LITTLE_ELSE = ["evaluation.every=1000", "evaluation.submodels=never", "evaluation.personal=false"]
 TINY = {
-    "model": {
-        "family": "vit",
-        "config": {
-            "image_size": 8,
-            "patch_size": 4,
-            "num_channels": 1,
-            "hidden_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 3,
-            "intermediate_size": 48,
-        },
-    },
+    "model": models.TINY,
     "federation": {"num_clients": 256, "participation": 0.25, "num_rounds": 6},
     "method": {"name": "raffm", "space": {"ffn": [0.25, 0.5, 1.0], "heads": [1, 2, 3]}},
     "training": {"batch_size": 8},

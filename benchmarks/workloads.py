@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from models import REDUCED
 from ranks import run as run_on
 
 from raffm_mpi.log import open_run
@@ -33,9 +34,8 @@ _EVALUATION = {"every": 100, "submodels": "last", "personal": False}
 def reduced(workload: str, data: str) -> dict[str, Any]:
     """The workload's settings at the size that runs here; ``data`` is the folder of its data set."""
     if workload == "cifar10":
-        sizes = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256}
         return {
-            "model": {"family": "vit", "config": {"image_size": 32, "patch_size": 8, **sizes}},
+            "model": REDUCED,
             "data": {"path": data, "partition": {"kind": "dirichlet", "alpha": 1.0, "min_examples": 32}},
             "federation": {"num_clients": 50, "participation": 0.2, "num_rounds": 15},
             "training": {"learning_rate": 1e-3, "batch_size": 32, "local_steps": 10, "max_grad_norm": 1.0},

@@ -13,6 +13,7 @@ from raffm_mpi.log import open_run
 from support.waiting import wait_until
 
 HELD = Path(__file__).parent / "programs" / "held.py"
+TESTS = str(Path(__file__).parents[1])  # for support/
 HELD_ROUND = 2  # as in support/held.py
 TWO_NODES = ("-N2", "-n4", "--ntasks-per-node=2", "--requeue")
 
@@ -56,7 +57,7 @@ def start(cluster, output: Path, tmp_path: Path):
     """``start(script)``: submit a job for two nodes, two ranks a node; returns its id once every group is held."""
 
     def submit(script: str) -> int:
-        job = cluster.submit(script, *TWO_NODES, env={"HELD": str(tmp_path)})
+        job = cluster.submit(script, *TWO_NODES, env={"HELD": str(tmp_path), "PYTHONPATH": TESTS})
         wait_until(lambda: len(list(tmp_path.glob("held-*"))) == 3, lambda: cluster.log(job) + cluster.diagnosis())
         with open_run(output) as run:
             assert run.rounds["round"].tolist() == list(range(HELD_ROUND))

@@ -10,6 +10,7 @@ import pytest
 
 from raffm_mpi.log import open_run
 from support.small_federation import run_alone
+from support.waiting import TIMEOUT_S
 from support.warm_server import warm_python
 
 PROGRAMS = Path(__file__).parent / "programs"

@@ -42,9 +42,8 @@ def test_a_local_job_returns_the_result_of_its_run(start, assert_undisturbed, un
 
 
 HELD = """
-import os, sys
+import os
 if "PMIX_RANK" in os.environ:
-    sys.path.append({tests!r})
     from support.held import hold
     hold()
 """
@@ -53,8 +52,9 @@ if "PMIX_RANK" in os.environ:
 @pytest.fixture
 def held(tmp_path, monkeypatch):
     """The mark that the group leaves where it waits in round 2; see support/held.py."""
-    (tmp_path / "sitecustomize.py").write_text(HELD.format(tests=str(Path(__file__).parents[1])))
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    (tmp_path / "sitecustomize.py").write_text(HELD)
+    tests = Path(__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{tests}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("HELD", str(tmp_path))
     return tmp_path / "held-1"
 
