@@ -62,7 +62,8 @@ def held(tmp_path, monkeypatch):
 def test_a_preempted_local_job_is_started_again_and_resumes(held, start, assert_undisturbed, tmp_path):
     [job] = start()
     wait_until(held.exists, lambda: f"the group waits in round 2: {job.stderr()}")
-    job._interrupt()
+    [task] = psutil.Process(int(job.job_id)).children()  # submitit's controller has one, which Slurm would signal
+    task.send_signal(signal.SIGUSR2)
     assert job.result().num_rounds == 6
     assert_undisturbed(tmp_path / "run")
     assert "preempted" in job.stderr()

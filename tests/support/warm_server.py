@@ -48,18 +48,23 @@ PRELOADED = (
 @functools.cache
 def warm_python() -> tuple[str, ...]:
     """The words that start such a Python; the first call starts the server, which ends with this process."""
-    path = str(Path(tempfile.mkdtemp(prefix="raffm-mpi-warm-")) / "socket")
+    folder = tempfile.TemporaryDirectory(prefix="raffm-mpi-warm-")
+    path = f"{folder.name}/socket"
     server = subprocess.Popen(
         [sys.executable, "-m", "support.warm_server", path],
         env={**os.environ, "PYTHONPATH": str(SUPPORT.parent)},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     )
-    os.environ[ADDRESS] = path
     wait_until(lambda: os.path.exists(path), "the server of warm processes listens")
-    atexit.register(server.wait)
-    atexit.register(server.kill)  # before it is waited for
-    return sys.executable, "-I", "-S", str(SUPPORT / "warm_python.py")
+
+    def end() -> None:
+        server.stdin.close()  # upon which it ends, and with it what it forked
+        server.wait()
+        folder.cleanup()
+
+    atexit.register(end)
+    return "env", f"{ADDRESS}={path}", sys.executable, "-I", "-S", str(SUPPORT / "warm_python.py")
 
 
 def serve(path: str) -> None:
