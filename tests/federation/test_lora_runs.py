@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -59,7 +58,7 @@ def configs(federations, tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(configs):
     """Every variant on one rank; the folder has a run for each as ``NAME-1``."""
-    command = [sys.executable, PROGRAM, configs, *(configs / f"{name}.yaml" for name in VARIANTS)]
+    command = [*warm_python(), PROGRAM, configs, *(configs / f"{name}.yaml" for name in VARIANTS)]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
     return dict(re.findall(r"^sha256 (\S+) ([0-9a-f]{64})", done.stdout, re.MULTILINE))
