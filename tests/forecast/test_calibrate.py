@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from federation import TINY_VIT
+
+from support.small_federation import TINY_VIT
 
 PROGRAM = Path(__file__).parent / "programs" / "counted.py"
 LORA = {"rank": 4, "ranks": [2, 4], "targets": None}

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from federation import run_alone, write_config
 from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForSequenceClassification, ViTConfig
 from transformers import ViTForImageClassification as ViT
 
@@ -27,6 +26,7 @@ from raffm_mpi.log import open_run
 from raffm_mpi.methods import METHODS, Method, check_method, make_method, prepare_model
 from raffm_mpi.methods.fedrolex import window
 from support import tiny
+from support.small_federation import run_alone, write_config
 
 SIZES = {"num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "num_labels": 3}
 COHORT = [7, 3, 11, 2, 9]
