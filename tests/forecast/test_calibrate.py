@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.small_federation import TINY_VIT
+from support import tiny
 
 PROGRAM = Path(__file__).parent / "programs" / "counted.py"
 LORA = {"rank": 4, "ranks": [2, 4], "targets": None}
 CASES = {
     "mean": {"method": {"name": "fedavg"}},
     "prism": {"method": {"name": "prism", "budgets": [1.0, 0.6]}},
-    "hetlora": {"model": {**TINY_VIT, "lora": {**LORA, "aggregation": "hetlora"}}},
-    "flexlora": {"model": {**TINY_VIT, "lora": {**LORA, "aggregation": "flexlora"}}},
-    "stacking": {"model": {**TINY_VIT, "lora": {**LORA, "aggregation": "stacking"}}},
+    "hetlora": {"model": {**{"family": "vit", "config": tiny.VIT}, "lora": {**LORA, "aggregation": "hetlora"}}},
+    "flexlora": {"model": {**{"family": "vit", "config": tiny.VIT}, "lora": {**LORA, "aggregation": "flexlora"}}},
+    "stacking": {"model": {**{"family": "vit", "config": tiny.VIT}, "lora": {**LORA, "aggregation": "stacking"}}},
 }
 
 
@@ -31,7 +31,7 @@ def measured(tmp_path_factory):
     for name, change in CASES.items():
         values = {
             "output": str(folder / "run"),
-            "model": TINY_VIT,
+            "model": {"family": "vit", "config": tiny.VIT},
             "method": {"name": "fedavg"},
             "data": {"path": "digits", "cache": str(folder / "cache")},
             "federation": {"num_clients": 6, "participation": 0.5, "num_rounds": 1},
