@@ -26,6 +26,7 @@ from raffm_mpi.data import TextInput
 from raffm_mpi.data import cache as cache_room
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.tasks import inspect
+from support.waiting import TIMEOUT_S
 
 
 def test_info_is_small_and_can_be_sent(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_two_processes_share_one_cache(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    answers = [process.communicate(timeout=60)[0] for process in processes]
+    answers = [process.communicate(timeout=TIMEOUT_S)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0] and answers[0] == answers[1]
     examples = list((tmp_path / "cache").iterdir())
     assert len(examples) == 1 and not [path for path in examples[0].iterdir() if path.name.startswith(".")]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from support.warm_server import warm_python
 
 PROGRAM = Path(__file__).parent / "programs" / "faulty.py"
 
 # A method whose constructor fails on one rank.
 METHOD = """
 import os
+from support.waiting import TIMEOUT_S
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.methods import Method
 
@@ -52,8 +54,8 @@ def said(stderr: str) -> list[str]:
 def test_a_mistake_of_any_command_is_a_sentence_and_any_other_error_shows_its_place(command):
     place, arguments = COMMANDS[command]
     for error, status in (("UserMistake", 2), ("ValueError", 1)):
-        words = [sys.executable, PROGRAM, place, error, "0", command, *arguments]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        words = [*warm_python(), PROGRAM, place, error, "0", command, *arguments]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S)
         assert done.returncode == status, done.stderr
         if error == "UserMistake":
             assert len(said(done.stderr)) == 1 and "it went wrong" in said(done.stderr)[0]
@@ -73,7 +75,7 @@ def test_a_fault_of_one_rank_in_the_set_up_ends_all_with_its_place(
     command = raffm_mpi_command(
         "run", federations / "vit.yaml", f"output={tmp_path / 'run'}", f"method={{name: '{method}:Faulty'}}"
     )
-    done = mpirun(3, *command, env={"FAULTY_RANK": rank}, timeout=300)
+    done = mpirun(3, *command, env={"FAULTY_RANK": rank})
     assert done.returncode == 1, done.stderr
     assert f'File "{method}", line' in done.stderr and "in __init__" in done.stderr
     (line,) = said(done.stderr)
@@ -87,7 +89,7 @@ def test_a_mistake_that_one_rank_finds_in_the_set_up_is_said_once(mpirun, raffm_
     command = raffm_mpi_command(
         "run", federations / "vit.yaml", f"output={tmp_path / 'run'}", f"method={{name: '{method}:Faulty'}}"
     )
-    done = mpirun(3, *command, env={"FAULTY_RANK": "1"}, timeout=300)
+    done = mpirun(3, *command, env={"FAULTY_RANK": "1"})
     assert done.returncode == 2, done.stderr
     assert said(done.stderr) == ["raffm-mpi: method.width: 7 is odd"]
     assert "Traceback" not in done.stderr
@@ -101,8 +103,8 @@ def test_a_mistake_that_one_rank_finds_in_the_set_up_is_said_once(mpirun, raffm_
     ],
 )
 def test_a_mistake_that_one_rank_meets_alone_leaves_no_other_waiting(mpirun, federations, tmp_path, rank, place):
-    words = [sys.executable, PROGRAM, place, "UserMistake", rank]
-    done = mpirun(3, *words, "run", federations / "vit.yaml", f"output={tmp_path / 'run'}", timeout=300)
+    words = [*warm_python(), PROGRAM, place, "UserMistake", rank]
+    done = mpirun(3, *words, "run", federations / "vit.yaml", f"output={tmp_path / 'run'}")
     assert done.returncode == 2, done.stderr
     assert said(done.stderr)[-1] == f"raffm-mpi: rank {rank} of 3 on {socket.gethostname()}: it went wrong"
     assert "Traceback" not in done.stderr
@@ -124,10 +126,12 @@ def test_one_process_needs_no_mpi_library_and_comes_to_the_bits_of_1_and_3_ranks
         return raffm_mpi_command("run", federations / "vit.yaml", f"output={tmp_path / name}")
 
     missing = without_mpi(tmp_path / "stub")
-    alone = subprocess.run(command("alone"), env={**os.environ, **missing}, capture_output=True, text=True, timeout=300)
+    alone = subprocess.run(
+        command("alone"), env={**os.environ, **missing}, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
     assert alone.returncode == 0, alone.stderr
-    assert mpirun(1, *command("one"), timeout=300).returncode == 0
-    assert mpirun(3, *command("three"), timeout=300).returncode == 0
+    assert mpirun(1, *command("one")).returncode == 0
+    assert mpirun(3, *command("three")).returncode == 0
     runs = [open_run(tmp_path / name) for name in ("alone", "one", "three")]
     assert len({run.attributes["final_model_sha256"] for run in runs}) == 1
     assert [run.attributes["num_ranks"] for run in runs] == [1, 1, 3]

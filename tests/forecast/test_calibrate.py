@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from support import tiny
+from support.waiting import TIMEOUT_S
+from support.warm_server import warm_python
 
 PROGRAM = Path(__file__).parent / "programs" / "counted.py"
 LORA = {"rank": 4, "ranks": [2, 4], "targets": None}
@@ -39,8 +40,8 @@ def measured(tmp_path_factory):
         }
         configs.append(folder / f"{name}.yaml")
         configs[-1].write_text(yaml.safe_dump(values))
-    command = [sys.executable, PROGRAM, *configs]
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=600)
+    command = [*warm_python(), PROGRAM, *configs]
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=TIMEOUT_S)
     assert result.returncode == 0, result.stderr
     return dict(zip(CASES, json.loads(result.stdout.splitlines()[-1]), strict=True))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +22,7 @@ from raffm_mpi.learning.evaluation import blank, evaluate, score_clients, score_
 from raffm_mpi.learning.model import load_config, load_model
 from raffm_mpi.learning.training import Processor
 from raffm_mpi.tasks import TASKS, inspect
+from support.warm_server import warm_python
 
 TASK = TASKS["multi_label_classification"]
 GREY = ImageInput(1, 4, 4, (0.5,), (0.5,))
@@ -332,7 +332,7 @@ def test_federations_train_to_the_same_bits_on_3_ranks_as_on_1(mpirun: Any, tmp_
     hashes = []
     for ranks in (1, 3):
         environment = {"HF_HOME": str(tmp_path / "hub")}
-        result = mpirun(ranks, sys.executable, program, tmp_path, *configs, timeout=300, env=environment)
+        result = mpirun(ranks, *warm_python(), program, tmp_path, *configs, env=environment)
         assert result.returncode == 0, result.stderr
         hashes.append(dict(re.findall(r"^sha256 (\S+) ([0-9a-f]{64})", result.stdout, re.MULTILINE)))
     assert hashes[0] == hashes[1] and len(hashes[0]) == 4
