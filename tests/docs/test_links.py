@@ -96,7 +96,7 @@ def tracked() -> frozenset[str]:
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout
-    files = [name for name in listed.split("\0") if (REPOSITORY / name).exists()]
+    files = [name for name in listed.split("\0") if name and (REPOSITORY / name).exists()]
     return frozenset(files) | {str(folder) for name in files for folder in Path(name).parents}
 
 
