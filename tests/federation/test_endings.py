@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import TIMEOUT_S
 from support.warm_server import warm_python
 
 PROGRAM = Path(__file__).parent / "programs" / "faulty.py"
