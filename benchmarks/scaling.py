@@ -222,7 +222,7 @@ def million(what: str) -> None:
 
 
 def clients() -> None:
-    cases = ("partition iid", "partition dirichlet", "partition shards", "sampling", "a round", "makespan", "plan")
+    cases = ("partition iid", "partition dirichlet", "partition shards", "sampling", "a round", "makespan", "forecast")
     for what in cases:
         subprocess.run(
             [sys.executable, __file__, "million", what], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True

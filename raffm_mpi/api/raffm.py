@@ -120,14 +120,14 @@ class RaFFM:
         for name, tensor in self._tensors(layout).items():
             tensor.copy_(tensors[name])
 
-    def save_ckpt(self, dir: str | os.PathLike[str]) -> None:
+    def save_ckpt(self, dir: str | os.PathLike[str]) -> None:  # noqa: A002 (the official name)
         """Write the model with its elastic config to a folder: config.json and safetensors, never a pickle."""
         if is_adapted(self.model):
             save_adapted(self.model, Path(dir))
         else:
             self.model.save_pretrained(str(dir))
 
-    def load_ckpt(self, dir: str | os.PathLike[str]) -> None:
+    def load_ckpt(self, dir: str | os.PathLike[str]) -> None:  # noqa: A002 (the official name)
         """Read what :meth:`save_ckpt` wrote; UserMistake for a folder without safetensors or elastic config."""
         from transformers import AutoConfig
 

@@ -1,4 +1,4 @@
-"""Commands for a cluster: what it must offer, what a run will need of it, and jobs: doctor, plan, calibrate, launch."""
+"""Commands for a cluster: what it must offer, what a run will need, and jobs: doctor, forecast, calibrate, launch."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def doctor(
 
 
 @app.command()
-def plan(
+def forecast(
     config: Annotated[Path, typer.Argument(help="YAML file of settings, such as configs/demo.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value")] = None,
     nodes: Annotated[int, typer.Option(help="Nodes that the run shall have")] = 1,
@@ -79,6 +79,9 @@ def plan(
         print(line)
 
 
+app.command("plan", hidden=True, deprecated="Its name is forecast now.")(forecast)
+
+
 @app.command()
 def calibrate(
     config: Annotated[Path, typer.Argument(help="YAML file of settings, such as configs/demo.yaml")],
@@ -87,7 +90,7 @@ def calibrate(
     profile: Annotated[Path | None, typer.Option(help="Also write this machine as a device profile")] = None,
     like: Annotated[str, typer.Option(help="The device whose links and power that profile takes")] = "dell_xps_15",
 ) -> None:
-    """Measure this node for raffm-mpi plan: under mpirun, a rank for the server and one for each group of a node.
+    """Measure this node for raffm-mpi forecast: under mpirun, a rank for the server and one for each group of a node.
 
     In one process all but the exchange between ranks is measured, and this machine can be written as a device profile.
     Exit status: 0 done, 2 a mistake of yours, 1 anything else.

@@ -62,16 +62,16 @@ class VirtualRound:
 
 
 def simulate(
-    fleet: Fleet, cohort: np.ndarray, work: Work, wanted: int, start_s: float, round: int, attempt: int = 0
+    fleet: Fleet, cohort: np.ndarray, work: Work, wanted: int, start_s: float, round_number: int, attempt: int = 0
 ) -> VirtualRound:
     """What becomes of a cohort of which the first ``wanted`` updates are needed."""
-    plan = {
+    whole_s = {
         "download": work.bytes_down / fleet.numbers("downlink_bytes_per_s", cohort),
         "train": work.flops / fleet.numbers("flops_per_s", cohort),
         "upload": work.bytes_up / fleet.numbers("uplink_bytes_per_s", cohort),
     }
-    ready_s = plan["download"] + plan["train"] + plan["upload"]
-    gone_s = _gone_s(fleet, cohort, ready_s, start_s, round, attempt)
+    ready_s = whole_s["download"] + whole_s["train"] + whole_s["upload"]
+    gone_s = _gone_s(fleet, cohort, ready_s, start_s, round_number, attempt)
     deadline_s = fleet.deadline_s
     arrives = work.able & (ready_s <= deadline_s) & (ready_s <= gone_s)
     first = np.flatnonzero(arrives)[np.argsort(ready_s[arrives], kind="stable")][:wanted]
@@ -91,9 +91,9 @@ def simulate(
     status[first] = TRAINED
     stop_s = np.where(work.able, np.minimum(np.where(is_gone, gone_s, np.inf), seconds), 0.0)
     done, left_s = {}, stop_s
-    for phase, whole_s in plan.items():
-        is_whole = (status == TRAINED) | (left_s >= whole_s)  # not by the difference: it may be one rounding short
-        done[phase] = np.where(is_whole & work.able, whole_s, left_s)
+    for phase, phase_s in whole_s.items():
+        is_whole = (status == TRAINED) | (left_s >= phase_s)  # not by the difference: it may be one rounding short
+        done[phase] = np.where(is_whole & work.able, phase_s, left_s)
         left_s = np.maximum(left_s - done[phase], 0)
     busy_s = sum(done.values(), np.zeros(len(cohort)))
     waits = work.able & (status != "gone")
@@ -114,19 +114,19 @@ def simulate(
         upload_s=done["upload"],
         wait_s=wait_s,
         energy_j=energy_j,
-        bytes_down=_moved(work.bytes_down, done["download"], plan["download"]),
-        bytes_up=_moved(work.bytes_up, done["upload"], plan["upload"]),
-        flops=work.flops * _part(done["train"], plan["train"]),
+        bytes_down=_moved(work.bytes_down, done["download"], whole_s["download"]),
+        bytes_up=_moved(work.bytes_up, done["upload"], whole_s["upload"]),
+        flops=work.flops * _part(done["train"], whole_s["train"]),
     )
 
 
 def _gone_s(
-    fleet: Fleet, cohort: np.ndarray, ready_s: np.ndarray, start_s: float, round: int, attempt: int
+    fleet: Fleet, cohort: np.ndarray, ready_s: np.ndarray, start_s: float, round_number: int, attempt: int
 ) -> np.ndarray:
     """When each client would drop out, in seconds from the round's start: inf where it stays."""
     gone_s = fleet.availability.until(start_s)[cohort] - start_s
     if fleet.settings.dropout:
-        draws = np.array([generator(fleet.seed, "dropout", round, attempt, int(c)).random(2) for c in cohort])
+        draws = np.array([generator(fleet.seed, "dropout", round_number, attempt, int(c)).random(2) for c in cohort])
         drops_s = np.where(draws[:, 0] < fleet.settings.dropout, draws[:, 1] * ready_s, np.inf)
         gone_s = np.minimum(gone_s, drops_s)
     return np.asarray(gone_s)

@@ -77,15 +77,15 @@ def check_failures(facts: Sequence[Facts]) -> Finding:
     """What a dead rank costs."""
     own = facts[0]
     if own.survives_failures:
-        return ok("losses", "a dead client group is survived (ULFM); for a dead rank 0 start again with --resume")
+        return ok("failures", "a dead client group is survived (ULFM); for a dead rank 0 start again with --resume")
     if own.size == 1:
-        return ok("losses", "one process: start it again with --resume if it dies")
+        return ok("failures", "one process: start it again with --resume if it dies")
     text = "a dead rank ends the job, and --resume goes on"
     if "Open MPI" not in _library(own).library:
-        return warn("losses", f"{text}: {_library(own).library} has no ULFM", f"Open MPI 5 and {ULFM}, or requeue")
+        return warn("failures", f"{text}: {_library(own).library} has no ULFM", f"Open MPI 5 and {ULFM}, or requeue")
     if own.launcher.name == "mpirun":
-        return warn("losses", text, "add --with-ft ulfm to mpirun to survive it")
-    return warn("losses", text, f"{ULFM} in the batch script instead of {own.launcher.name}, or requeue the job")
+        return warn("failures", text, "add --with-ft ulfm to mpirun to survive it")
+    return warn("failures", text, f"{ULFM} in the batch script instead of {own.launcher.name}, or requeue the job")
 
 
 def check_failed_nodes(facts: Sequence[Facts]) -> Finding:

@@ -1,4 +1,4 @@
-"""What one node was measured to do: a small YAML file that ``raffm-mpi calibrate`` writes and ``plan`` reads."""
+"""What one node was measured to do: a small YAML file that ``raffm-mpi calibrate`` writes and ``forecast`` reads."""
 
 from __future__ import annotations
 

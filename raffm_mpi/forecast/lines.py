@@ -25,7 +25,7 @@ _NOT_MEASURED = "not measured: calibrate under mpirun, one rank for the server a
 
 
 def lines(sketch: Sketch, prediction: Prediction, calibration: Calibration | None) -> Iterator[str]:
-    """The whole plan, a line for each fact."""
+    """The whole forecast, a line for each fact."""
     cluster, volumes = prediction.cluster, prediction.volumes
     yield (
         f"{cluster.num_nodes:,} nodes x {cluster.groups_per_node} groups = {cluster.num_groups:,} client groups, and "
@@ -56,7 +56,7 @@ def remarks(sketch: Sketch, cluster: Cluster, calibration: Calibration | None) -
         ("groups a node", calibration.num_groups, cluster.groups_per_node),
     ):
         if measured != wanted:
-            yield f"the calibration is of {what} {measured}, this plan has {wanted}"
+            yield f"the calibration is of {what} {measured}, this forecast has {wanted}"
     if exchange is not None and exchange.num_hosts == 1 and cluster.num_nodes > 1:
         yield (
             f"the exchange was measured between {exchange.num_ranks} ranks of one node; for a network write its "

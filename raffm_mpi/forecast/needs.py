@@ -23,7 +23,9 @@ from raffm_mpi.learning.evaluation import num_predictions
 
 SUM_BYTES = 8  # of an entry of the exact sums, int64
 _MOST_ROUNDS = 10  # at most so many rounds are derived; a longer run is assumed to repeat them
-_MOST_CLIENTS = 2000  # at most so many clients are in these rounds, so that a plan takes seconds; one round always is
+_MOST_CLIENTS = (
+    2000  # at most so many clients are in these rounds, so that a forecast takes seconds; one round always is
+)
 
 
 @dataclass(frozen=True)

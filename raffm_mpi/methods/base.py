@@ -48,8 +48,8 @@ class Method(ABC):
     def check(cls, settings: Any, layout: ModelLayout) -> None:
         """Refuse settings that a model contradicts: all that its structure alone can tell.
 
-        Called once on rank 0, and by ``plan``, before an example is prepared or a weight is read. ``layout`` is that of
-        the prepared model. Raises UserMistake that names the setting, its value and what is allowed.
+        Called once on rank 0, and by ``forecast``, before an example is prepared or a weight is read. ``layout`` is
+        that of the prepared model. Raises UserMistake that names the setting, its value and what is allowed.
         """
         del settings, layout  # most have nothing to check
 
@@ -67,8 +67,8 @@ class Method(ABC):
         """Look at the model that the run begins with.
 
         Called once on every rank, on each start and each resume, with every parameter by name in full shape (float32,
-        CPU, the same bits on all ranks). A plan has no model to look at and does not call it. The tensors must not be
-        changed.
+        CPU, the same bits on all ranks). A forecast has no model to look at and does not call it. The tensors must not
+        be changed.
         """
         del tensors
 

@@ -93,7 +93,7 @@ def test_adapters_begin_from_the_seed_and_change_nothing_at_first():
         load_model(
             settings := ModelSettings(family="vit", config=FAMILIES["vit"][0], lora={"rank": 4}),
             load_config(settings, info("image_classification")),
-            "image_classification",
+            info("image_classification"),
             seed,
             None,
         )
@@ -192,7 +192,7 @@ def tensor(*rows):
     return torch.tensor(rows, dtype=torch.float32)
 
 
-def aggregate(way, tensors, clients, round=0):
+def aggregate(way, tensors, clients, round_number=0):
     """The tensors after a round of clients, each (selection, examples, what it returns, given what it received)."""
     layout = two_by_two()
     tensors = {name: tensors[name].clone() for name in way.sent.labels}
@@ -208,7 +208,7 @@ def aggregate(way, tensors, clients, round=0):
         own = {name: t.clone(memory_format=torch.contiguous_format) for name, t in got.items() if name != W}
         contribution = way.contribution(got, own | trained(own))
         reported.append(way.add(total, inner, contribution, weight))
-    way.apply(tensors, total, Gathered(round, envelope, selections, weights, reported))
+    way.apply(tensors, total, Gathered(round_number, envelope, selections, weights, reported))
     return tensors
 
 
@@ -270,7 +270,7 @@ def test_stacking_merges_the_mean_of_products_into_the_base_and_begins_anew():
     assert torch.equal(after[HEAD], torch.tensor([1.0, 3.0]))
     assert (after[B] == 0).all() and (after[A].abs() <= 2**-0.5).all() and after[A].unique().numel() == 4
     assert torch.equal(after[A], aggregate(way, START, [first, second])[A])
-    assert not torch.equal(after[A], aggregate(way, START, [first, second], round=1)[A])
+    assert not torch.equal(after[A], aggregate(way, START, [first, second], round_number=1)[A])
     assert not torch.equal(after[A], aggregate(aggregator("stacking", seed=1), START, [first, second])[A])
 
 
@@ -392,7 +392,7 @@ def test_a_target_that_is_no_linear_layer_is_named_with_those_that_are(target):
     settings = ModelSettings(family="vit", config=FAMILIES["vit"][0], lora={"targets": ["q_proj", target]})
     config = load_config(settings, info("image_classification"))
     with pytest.raises(UserMistake, match="targets") as caught:
-        model_structure(settings, config, "image_classification")
+        model_structure(settings, config, info("image_classification"))
     assert str(caught.value) == (
         f"model.lora.targets: '{target}' is no linear layer of family 'vit'; known: q_proj, k_proj, v_proj, o_proj, "
         "fc1, fc2"

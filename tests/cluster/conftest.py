@@ -166,7 +166,7 @@ class Cluster:
         self,
         *command: str | Path,
         env: dict[str, str] | None = None,
-        input: str = "",
+        given: str = "",
         timeout: float = TIMEOUT_S,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
@@ -184,7 +184,7 @@ class Cluster:
             start_new_session=True,
         )
         try:
-            printed = process.communicate(input, timeout)
+            printed = process.communicate(given, timeout)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # nsenter's child, too, which holds the pipes open
             printed = process.communicate()
@@ -195,7 +195,7 @@ class Cluster:
     def submit(self, script: str, *options: str, env: dict[str, str] | None = None) -> int:
         """Submit the batch ``script`` (its text; ``#!/bin/bash`` is put before it) and return the job id."""
         log = ["--output", self.root / "jobs" / "%j.log", "--open-mode=append"]
-        done = self.enter("sbatch", "--parsable", *log, *options, env=env, input=f"#!/bin/bash\n{script}\n")
+        done = self.enter("sbatch", "--parsable", *log, *options, env=env, given=f"#!/bin/bash\n{script}\n")
         return int(done.stdout)
 
     def info(self, job_id: int | str) -> dict[str, str]:

@@ -52,35 +52,35 @@ def work(flops, *, able=None) -> Work:
 
 def run(fleet, work, wanted=None, start_s=0.0):
     cohort = np.arange(len(work.flops))
-    return simulate(fleet, cohort, work, len(cohort) if wanted is None else wanted, start_s, round=0)
+    return simulate(fleet, cohort, work, len(cohort) if wanted is None else wanted, start_s, round_number=0)
 
 
 def test_two_clients_by_hand():
-    round = run(fleet([0, 1]), work([100.0, 100.0]))  # 2 + 10 + 4 s and 2 + 1 + 4 s
-    assert round.status.tolist() == ["trained", "trained"]
-    assert round.seconds == 16.0
-    assert round.download_s.tolist() == [2, 2]
-    assert round.train_s.tolist() == [10, 1]
-    assert round.upload_s.tolist() == [4, 4]
-    assert round.wait_s.tolist() == [0, 9]
-    assert round.energy_j.tolist() == [5 * 10 + 3 * 6, 50 * 1 + 3 * 6 + 8 * 9]
-    assert round.bytes_down.tolist() == round.bytes_up.tolist() == [8, 8]
+    virtual = run(fleet([0, 1]), work([100.0, 100.0]))  # 2 + 10 + 4 s and 2 + 1 + 4 s
+    assert virtual.status.tolist() == ["trained", "trained"]
+    assert virtual.seconds == 16.0
+    assert virtual.download_s.tolist() == [2, 2]
+    assert virtual.train_s.tolist() == [10, 1]
+    assert virtual.upload_s.tolist() == [4, 4]
+    assert virtual.wait_s.tolist() == [0, 9]
+    assert virtual.energy_j.tolist() == [5 * 10 + 3 * 6, 50 * 1 + 3 * 6 + 8 * 9]
+    assert virtual.bytes_down.tolist() == virtual.bytes_up.tolist() == [8, 8]
 
 
 def test_a_late_client_stops_at_the_deadline_and_the_round_with_it():
-    round = run(fleet([0, 1], deadline_s=12.0), work([100.0, 100.0]))
-    assert round.status.tolist() == ["late", "trained"]
-    assert round.seconds == 12.0
-    assert (round.train_s[0], round.upload_s[0], round.wait_s[0]) == (10.0, 0.0, 0.0)
-    assert (round.bytes_down[0], round.bytes_up[0], round.flops[0]) == (8, 0, 100.0)
-    assert round.wait_s[1] == 5.0
-    assert round.away.tolist() == [0]
+    virtual = run(fleet([0, 1], deadline_s=12.0), work([100.0, 100.0]))
+    assert virtual.status.tolist() == ["late", "trained"]
+    assert virtual.seconds == 12.0
+    assert (virtual.train_s[0], virtual.upload_s[0], virtual.wait_s[0]) == (10.0, 0.0, 0.0)
+    assert (virtual.bytes_down[0], virtual.bytes_up[0], virtual.flops[0]) == (8, 0, 100.0)
+    assert virtual.wait_s[1] == 5.0
+    assert virtual.away.tolist() == [0]
 
 
 def test_who_is_ready_at_the_deadline_is_in_time():
-    round = run(fleet([0, 1], deadline_s=16.0), work([100.0, 100.0]))
-    assert round.status.tolist() == ["trained", "trained"]
-    assert round.seconds == 16.0
+    virtual = run(fleet([0, 1], deadline_s=16.0), work([100.0, 100.0]))
+    assert virtual.status.tolist() == ["trained", "trained"]
+    assert virtual.seconds == 16.0
 
 
 def test_dropouts_have_their_probability_and_are_drawn_anew_for_each_round_and_attempt():
@@ -95,17 +95,17 @@ def test_dropouts_have_their_probability_and_are_drawn_anew_for_each_round_and_a
 
 
 def test_a_client_that_is_late_in_its_upload_has_moved_a_part_of_it():
-    round = run(fleet([0], deadline_s=13.0), work([100.0]))
-    assert (round.upload_s[0], round.bytes_up[0]) == (1.0, 2)
+    virtual = run(fleet([0], deadline_s=13.0), work([100.0]))
+    assert (virtual.upload_s[0], virtual.bytes_up[0]) == (1.0, 2)
 
 
 def test_of_more_clients_than_are_needed_the_first_count_and_the_others_stop():
-    round = run(fleet([0, 1, 1]), work([100.0, 100.0, 200.0]), wanted=2)  # ready after 16, 7, 8 s
-    assert round.status.tolist() == ["surplus", "trained", "trained"]
-    assert round.seconds == 8.0
-    assert (round.download_s[0], round.train_s[0]) == (2.0, 6.0)
-    assert round.flops[0] == pytest.approx(60.0)
-    assert round.wait_s.tolist() == [0, 1, 0]
+    virtual = run(fleet([0, 1, 1]), work([100.0, 100.0, 200.0]), wanted=2)  # ready after 16, 7, 8 s
+    assert virtual.status.tolist() == ["surplus", "trained", "trained"]
+    assert virtual.seconds == 8.0
+    assert (virtual.download_s[0], virtual.train_s[0]) == (2.0, 6.0)
+    assert virtual.flops[0] == pytest.approx(60.0)
+    assert virtual.wait_s.tolist() == [0, 1, 0]
 
 
 def test_of_equally_fast_clients_the_earlier_in_the_cohort_counts():
@@ -113,17 +113,17 @@ def test_of_equally_fast_clients_the_earlier_in_the_cohort_counts():
 
 
 def test_a_client_that_can_no_longer_be_reached_is_gone_and_nobody_waits_for_it():
-    round = run(fleet([0, 1], until=[105.0, np.inf]), work([100.0, 100.0]), start_s=100.0)
-    assert round.status.tolist() == ["gone", "trained"]
-    assert round.seconds == 7.0
-    assert (round.download_s[0], round.train_s[0], round.wait_s[0]) == (2.0, 3.0, 0.0)
-    assert round.energy_j[0] == 3 * 2 + 5 * 3
+    virtual = run(fleet([0, 1], until=[105.0, np.inf]), work([100.0, 100.0]), start_s=100.0)
+    assert virtual.status.tolist() == ["gone", "trained"]
+    assert virtual.seconds == 7.0
+    assert (virtual.download_s[0], virtual.train_s[0], virtual.wait_s[0]) == (2.0, 3.0, 0.0)
+    assert virtual.energy_j[0] == 3 * 2 + 5 * 3
 
 
 def test_a_round_ends_when_its_last_client_has_gone():
-    round = run(fleet([0, 1], until=[9.0, np.inf]), work([100.0, 100.0]))
-    assert round.seconds == 9.0
-    assert round.wait_s[1] == 2.0
+    virtual = run(fleet([0, 1], until=[9.0, np.inf]), work([100.0, 100.0]))
+    assert virtual.seconds == 9.0
+    assert virtual.wait_s[1] == 2.0
 
 
 def test_who_goes_after_the_deadline_is_late():
@@ -131,23 +131,23 @@ def test_who_goes_after_the_deadline_is_late():
 
 
 def test_a_client_that_cannot_hold_its_sub_model_sits_out_at_no_cost():
-    round = run(fleet([0, 1]), work([100.0, 100.0], able=[False, True]))
-    assert round.status.tolist() == ["unable", "trained"]
-    assert round.seconds == 7.0
+    virtual = run(fleet([0, 1]), work([100.0, 100.0], able=[False, True]))
+    assert virtual.status.tolist() == ["unable", "trained"]
+    assert virtual.seconds == 7.0
     for name in ("download_s", "train_s", "upload_s", "wait_s", "energy_j", "bytes_down", "bytes_up", "flops"):
-        assert getattr(round, name)[0] == 0
+        assert getattr(virtual, name)[0] == 0
 
 
 def test_a_round_in_which_nobody_can_take_part_takes_no_time():
-    round = run(fleet([0, 0], deadline_s=5.0), work([1.0, 1.0], able=[False, False]))
-    assert round.seconds == 0.0
-    assert round.away.tolist() == [0, 1]
+    virtual = run(fleet([0, 0], deadline_s=5.0), work([1.0, 1.0], able=[False, False]))
+    assert virtual.seconds == 0.0
+    assert virtual.away.tolist() == [0, 1]
 
 
 def test_dropouts_come_as_often_as_asked_and_by_seed_and_round():
     many = fleet([1] * 2000, dropout=0.3)
     rounds = [simulate(many, np.arange(2000), work([100.0] * 2000), 2000, 0.0, number) for number in (0, 0, 1)]
-    shares = [(round.status == "gone").mean() for round in rounds]
+    shares = [(virtual.status == "gone").mean() for virtual in rounds]
     assert shares[0] == pytest.approx(0.3, abs=0.04)
     assert (rounds[0].status == rounds[1].status).all()
     assert (rounds[0].status != rounds[2].status).any()
@@ -167,28 +167,28 @@ def test_in_any_round_time_bytes_and_energy_are_conserved(flops, deadline, dropo
     until = data.draw(st.lists(st.floats(0.1, 300) | st.just(np.inf), min_size=size, max_size=size))
     own, asked = fleet(devices, deadline_s=deadline, dropout=dropout, until=until), work(flops, able=able)
     wanted = min(wanted, size)
-    round = run(own, asked, wanted)
-    busy = round.download_s + round.train_s + round.upload_s
-    trained, gone = round.status == "trained", round.status == "gone"
+    virtual = run(own, asked, wanted)
+    busy = virtual.download_s + virtual.train_s + virtual.upload_s
+    trained, gone = virtual.status == "trained", virtual.status == "gone"
     assert trained.sum() <= wanted
-    assert ((round.status == "unable") == ~asked.able).all()
+    assert ((virtual.status == "unable") == ~asked.able).all()
     # A client is busy, then waits, until the round ends or it goes.
     stays = asked.able & ~gone
-    assert busy[stays] + round.wait_s[stays] == pytest.approx(round.seconds, rel=1e-9, abs=1e-9)
-    assert (busy <= round.seconds * (1 + 1e-12) + 1e-12).all()
-    assert round.seconds <= own.deadline_s
+    assert busy[stays] + virtual.wait_s[stays] == pytest.approx(virtual.seconds, rel=1e-9, abs=1e-9)
+    assert (busy <= virtual.seconds * (1 + 1e-12) + 1e-12).all()
+    assert virtual.seconds <= own.deadline_s
     watts = {name: own.numbers(name, np.arange(size)) for name in ("compute_w", "transfer_w", "idle_w")}
-    energy = watts["compute_w"] * round.train_s + watts["transfer_w"] * (round.download_s + round.upload_s)
-    assert round.energy_j == pytest.approx(energy + watts["idle_w"] * round.wait_s)
-    for moved, whole in ((round.bytes_down, asked.bytes_down), (round.bytes_up, asked.bytes_up)):
+    energy = watts["compute_w"] * virtual.train_s + watts["transfer_w"] * (virtual.download_s + virtual.upload_s)
+    assert virtual.energy_j == pytest.approx(energy + watts["idle_w"] * virtual.wait_s)
+    for moved, whole in ((virtual.bytes_down, asked.bytes_down), (virtual.bytes_up, asked.bytes_up)):
         assert (moved[trained] == whole[trained]).all()
         assert ((moved >= 0) & (moved <= whole)).all()
-    assert (round.flops[trained] == asked.flops[trained]).all()
+    assert (virtual.flops[trained] == asked.flops[trained]).all()
     # Whoever did not come in time was not ready: no faster client was passed over.
     ready = asked.bytes_down / 4 + asked.flops / own.numbers("flops_per_s", np.arange(size)) + asked.bytes_up / 2
     assert not dropout or trained.sum() <= size
     if trained.any() and not dropout:
-        over = round.status == "surplus"
+        over = virtual.status == "surplus"
         assert (ready[over] >= ready[trained].max() * (1 - 1e-12)).all() or (np.array(until)[over] <= ready[over]).any()
 
 

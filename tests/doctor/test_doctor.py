@@ -13,7 +13,7 @@ TOPICS = [
     "launcher",
     "PMIx",
     "thread level",
-    "losses",
+    "failures",
     "failed nodes",
     "large counts",
     "versions",
@@ -57,7 +57,7 @@ def test_under_ulfm_all_ranks_are_well_in_one_table(mpirun, raffm_mpi_command, l
     assert len(done.stdout.splitlines()) == len(TOPICS) and list(found) == TOPICS
     assert "3 ranks on 1 host" in found["MPI"][1]
     assert found["launcher"] == ("ok", "mpirun started 3, and MPI joined them")
-    assert found["losses"][0] == found["PMIx"][0] == found["log"][0] == found["large counts"][0] == "ok"
+    assert found["failures"][0] == found["PMIx"][0] == found["log"][0] == found["large counts"][0] == "ok"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -67,8 +67,8 @@ def test_warnings_say_what_to_do_and_are_no_failure(mpirun, raffm_mpi_command, l
     found = lines(done.stdout)
     assert done.returncode == 0, done.stderr
     warned = {topic for topic, (level, _) in found.items() if level == "warn"}
-    assert warned == {"thread level", "losses", "cores", "log"}
-    assert found["losses"][1].endswith("; do: add --with-ft ulfm to mpirun to survive it")
+    assert warned == {"thread level", "failures", "cores", "log"}
+    assert found["failures"][1].endswith("; do: add --with-ft ulfm to mpirun to survive it")
     assert "for 999 threads; do: compute.threads_per_group=" in found["cores"][1]
     assert "HDF5_USE_FILE_LOCKING=FALSE" in found["log"][1]
 

@@ -36,7 +36,7 @@ COMMANDS = {
     "run": ("raffm_mpi.config:load_settings", ["x.yaml"]),
     "supervise": ("raffm_mpi.config:load_settings", ["x.yaml"]),
     "doctor": ("raffm_mpi.doctor.examine:examine", []),
-    "plan": ("raffm_mpi.config:load_settings", ["x.yaml"]),
+    "forecast": ("raffm_mpi.config:load_settings", ["x.yaml"]),
     "calibrate": ("raffm_mpi.config:load_settings", ["x.yaml"]),
     "launch": ("raffm_mpi.launch.jobs:Batch.of", ["x.yaml"]),
     "verify": ("raffm_mpi.federation.verify:verify", ["x"]),

@@ -57,7 +57,8 @@ def test_a_node_is_measured_and_a_plan_follows(mpirun, raffm_mpi_command, config
         assert (calibration.exchange.num_ranks, calibration.exchange.num_hosts) == (3, 1)
         assert 0 < calibration.exchange.latency_s < 1
     app(
-        ["plan", str(config), "--nodes", "2", "--gpus-per-node", "2", "--calibration", str(path)], standalone_mode=False
+        ["forecast", str(config), "--nodes", "2", "--gpus-per-node", "2", "--calibration", str(path)],
+        standalone_mode=False,
     )
     printed = capsys.readouterr().out
     assert "node-hours: " in printed
@@ -118,7 +119,7 @@ def test_billions_of_parameters_are_planned_without_mpi_and_without_their_memory
     }
     config = tmp_path / "llama.yaml"
     config.write_text(yaml.safe_dump(values))
-    command = [sys.executable, PLANS, "plan", config, "--nodes", "4", "--gpus-per-node", "4"]
+    command = [sys.executable, PLANS, "forecast", config, "--nodes", "4", "--gpus-per-node", "4"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert result.returncode == 0, result.stderr
     assert "6,738,415,616 parameters" in result.stdout
@@ -140,7 +141,7 @@ def test_billions_of_parameters_are_planned_without_mpi_and_without_their_memory
 )
 def test_a_mistake_is_one_sentence_and_exit_status_2(config, capsys, arguments, sentence):
     with pytest.raises(SystemExit) as left:
-        app(["plan", str(config), *arguments], standalone_mode=False)
+        app(["forecast", str(config), *arguments], standalone_mode=False)
     assert left.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("raffm-mpi: ") and sentence in line

@@ -80,10 +80,10 @@ def test_a_whole_envelope_is_sent_as_it_lies(calibration):
 
 
 def test_what_is_done_beside_the_training_counts_where_it_takes_longer():
-    round = Phases(compute_s=5.0, broadcast_s=1.0, reduce_s=2.0, server_s=0.5)
-    assert round.round_s == 8.5
-    assert replace(round, aside_s=4.0).round_s == 8.5
-    assert replace(round, aside_s=7.0).round_s == 10.5
+    phases = Phases(compute_s=5.0, broadcast_s=1.0, reduce_s=2.0, server_s=0.5)
+    assert phases.round_s == 8.5
+    assert replace(phases, aside_s=4.0).round_s == 8.5
+    assert replace(phases, aside_s=7.0).round_s == 10.5
 
 
 @settings(deadline=None, max_examples=50)

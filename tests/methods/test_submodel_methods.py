@@ -82,7 +82,7 @@ def test_a_budget_is_kept_over_the_rounds_and_nearly_used(make, name, family):
 
 
 def test_a_window_of_fedrolex_moves_by_one_and_wraps_around():
-    assert [window(round, 3, 5).tolist() for round in range(5)] == [
+    assert [window(number, 3, 5).tolist() for number in range(5)] == [
         [0, 1, 2],
         [1, 2, 3],
         [2, 3, 4],
@@ -94,8 +94,8 @@ def test_a_window_of_fedrolex_moves_by_one_and_wraps_around():
 def test_fedrolex_holds_every_index_equally_often_over_as_many_rounds_as_the_axis_is_long(make):
     method = make("fedrolex", budget=drawn(0.75), axes=["ffn"])
     held = np.zeros(48)
-    for round in range(48):
-        (selection,) = method.selections(round, [0])
+    for number in range(48):
+        (selection,) = method.selections(number, [0])
         held[selection["ffn[1]"].numpy()] += 1
     assert held.min() == held.max() > 0
 
@@ -174,8 +174,8 @@ def test_prism_draws_principal_components_more_often(make, models):
     method.begin({name: parameter.detach() for name, parameter in model.named_parameters()})
     rank = next(dimension for dimension in method.layout.sizes if dimension.startswith("rank["))
     held = np.zeros(method.layout.sizes[rank])
-    for round in range(200):
-        (selection,) = method.selections(round, [0])
+    for number in range(200):
+        (selection,) = method.selections(number, [0])
         held[selection[rank].numpy()] += 1
     third = len(held) // 3
     assert held[:third].mean() > 1.3 * held[-third:].mean()
