@@ -43,14 +43,14 @@ def test_srun_with_pmix_joins_two_hosts_that_share_the_output(examined, tmp_path
     assert found["launcher"].startswith("ok") and "srun started 4" in found["launcher"]
     assert found["PMIx"].startswith("ok") and found["large counts"].startswith("ok")
     assert found["log"].startswith("ok") and "the same from 2 hosts" in found["log"]
-    assert found["losses"].startswith("warn") and "instead of srun" in found["losses"]
+    assert found["failures"].startswith("warn") and "instead of srun" in found["losses"]
     assert found["failed nodes"].startswith("warn")
 
 
 def test_mpirun_on_two_hosts_of_which_one_has_the_folder(examined):
     found = examined(f"{ULFM} --map-by ppr:2:node {DOCTOR} output=$TMPDIR", "COMPLETED")
     assert found["launcher"].startswith("ok") and "mpirun started 4" in found["launcher"]
-    assert found["losses"].startswith("ok")
+    assert found["failures"].startswith("ok")
     assert found["failed nodes"].startswith("warn") and "do: add --mca mpi_ft_detector true" in found["failed nodes"]
     assert found["log"].startswith("warn") and "is not the same folder on n2" in found["log"]
 
