@@ -1,4 +1,4 @@
-"""What the facts of all ranks come to: MPI, its launcher, losses, versions. Pure functions, one line each."""
+"""What the facts of all ranks come to: MPI, its launcher, failures, versions. Pure functions, one line each."""
 
 from __future__ import annotations
 
