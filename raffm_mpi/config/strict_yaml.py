@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode
 
-from raffm_mpi.errors import UserMistake
+from raffm_mpi.errors import UserMistake, reason
 
 DEEPEST = 40  # levels of nesting
 _TAG = "tag:yaml.org,2002:"
@@ -161,7 +161,7 @@ def read_yaml(path: Path, place: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserMistake(f"{place} cannot be read: byte {error.start} is not UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise UserMistake(f"{place} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise UserMistake(f"{place} cannot be read: {reason(error)}") from None
     values = parse_yaml(text, place)
     if not isinstance(values, dict):
         raise UserMistake(f"{place} must be a mapping of names to values, got {type(values).__name__}")
