@@ -148,6 +148,7 @@ def test_a_run_whose_server_dies_is_started_again_in_place(held, supervise, asse
     process = supervise()
     wait_until(held.exists, "the group waits in round 2")
     ranks(process)[0].kill()
+    held.with_name("let-go").touch()
     _, said = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, said
     assert "it is started again" in said
