@@ -70,7 +70,7 @@ def write_texts(folder: Path, split: str = "train", **columns: list[Any]) -> Pat
 def write_tokenizer(folder: Path, words: list[str] = WORDS, **options: Any) -> str:
     """A BERT-like tokenizer of whole words."""
     post = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return _save_tokenizer(folder, words, post, pad_token="[PAD]", unk_token="[UNK]", **options)
+    return _save_tokenizer(folder, words, post, **{"pad_token": "[PAD]", "unk_token": "[UNK]", **options})
 
 
 def write_plain_tokenizer(folder: Path, ending: str = "[CLS] $A [SEP]", **options: Any) -> str:

@@ -79,7 +79,7 @@ def forecast(
         print(line)
 
 
-app.command("plan", hidden=True, deprecated="Its name is forecast now.")(forecast)
+app.command("plan", hidden=True, deprecated=True)(forecast)
 
 
 @app.command()

@@ -19,7 +19,7 @@ from raffm_mpi.config import AnyServer
 from raffm_mpi.elastic.labels import FULL, Layout, parse, union, within
 from raffm_mpi.elastic.packing import pack
 from raffm_mpi.errors import UserMistake
-from raffm_mpi.federation.server import Server
+from raffm_mpi.federation.server_update import reorder
 
 NAMES = ["fedavgm", "fedadagrad", "fedadam", "fedyogi"]
 PAIR = Layout({"w": parse("unit")}, {"w": (2,)}, {"unit": 2})
@@ -198,14 +198,11 @@ def test_the_server_reorders_the_state_with_the_model():
     aggregate(tensors, LAYOUT, optimizer, [(FULL, random_tensors(0, 0.1))])
     expected = [LAYOUT.take(values, order) for values in (tensors, *optimizer.slots)]
     method = SimpleNamespace(order=lambda tensors, update: order)
-    server = SimpleNamespace(
-        experiment=SimpleNamespace(method=method, layout=SimpleNamespace(frozen=())),
-        layout=LAYOUT,
-        model=pack(LAYOUT, tensors),
-        optimizer=optimizer,
+    experiment = SimpleNamespace(
+        method=method, layout=SimpleNamespace(frozen=()), aggregator=SimpleNamespace(sent=LAYOUT)
     )
-    Server._reorder(server)
-    for wanted, values in zip(expected, (server.model.tensors, *optimizer.slots), strict=True):
+    model = reorder(experiment, pack(LAYOUT, tensors), optimizer)
+    for wanted, values in zip(expected, (model.tensors, *optimizer.slots), strict=True):
         assert same(bits(values), bits(wanted))
 
 

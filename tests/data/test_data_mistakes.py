@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from raffm_mpi.tasks import inspect
 @pytest.mark.parametrize("path", ["./nowhere", "/no/where", "~/no-where", "a/b/c"])
 def test_a_missing_folder_is_told_before_anything_is_imported(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserMistake, match=f"^data.path: folder '{path}' does not exist$"):
+    with pytest.raises(UserMistake, match=f"^data.path: folder '{os.path.expanduser(path)}' does not exist$"):
         inspect(DataSettings(path=path))
 
 

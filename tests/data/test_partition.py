@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,11 +60,19 @@ def test_clients_are_disjoint_and_cover_the_training_split(kind: str, data: st.D
     assert dealt.sizes.sum() == num_examples
 
 
-@pytest.mark.parametrize("kind", ["iid", "dirichlet", "shards", "k_shot"])
-@pytest.mark.parametrize("replacement", [False, True])
-def test_the_seed_alone_decides(kind: str, replacement: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("iid", {}),
+        ("dirichlet", {}),
+        ("shards", {}),
+        ("k_shot", {"shots": 3}),
+        ("k_shot", {"shots": 3, "replacement": True}),
+    ],
+)
+def test_the_seed_alone_decides(kind: str, options: dict[str, Any]) -> None:
     labels = make_labels(600, 5)
-    first, again, other = (deal(kind, labels, 12, seed, shots=3, replacement=replacement) for seed in (7, 7, 8))
+    first, again, other = (deal(kind, labels, 12, seed, **options) for seed in (7, 7, 8))
     assert np.array_equal(first.indices, again.indices) and np.array_equal(first.offsets, again.offsets)
     assert not np.array_equal(first.indices, other.indices)
 

@@ -77,7 +77,7 @@ def test_a_full_disk_fails_on_all_ranks_without_a_crash(mpirun, raffm_mpi_comman
     done = mpirun(2, *raffm_mpi_command("doctor", f"output={full_disk / 'run'}"))
     found = lines(done.stdout)
     assert done.returncode == 1
-    assert found["space"][0] in ("fail", "warn") and " kB free" in found["space"][1]
+    assert found["space"][0] in ("fail", "warn") and "B free in" in found["space"][1]
     assert found["log"][0] == "fail" and "No space left on device" in found["log"][1]
     assert "Traceback" not in done.stderr and "signal" not in done.stderr
     assert [path.name for path in full_disk.iterdir()] == ["filler"]
@@ -128,7 +128,7 @@ def test_a_config_is_looked_at_with_its_overrides(alone, lines, tmp_path):
     assert done.returncode == 1
     assert found["hub"][0] == "fail" and "lacks some/data" in found["hub"][1]
     assert found["GPUs"][0] == "fail"
-    assert found["space"][0] == "ok" and "a run keeps about 2.5 MB" in found["space"][1]
+    assert found["space"][0] == "ok" and "a run keeps about 2.55 MB" in found["space"][1]
 
 
 def test_a_model_that_cannot_be_built_fails_by_its_mistake(alone, lines, tmp_path):

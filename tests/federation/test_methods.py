@@ -8,7 +8,7 @@ from raffm_mpi.config import METHOD_SETTINGS
 from raffm_mpi.log import open_run
 from support.final_hashes import hashes_on
 
-BUDGETS = {"budget": {"kind": "drawn", "shares": [1.0, 0.8, 0.6]}}
+BUDGETS = {"budget": {"kind": "drawn", "shares": [1.0, 0.8, 0.65]}}
 OWN = """
 from raffm_mpi.methods import Method
 

@@ -134,7 +134,7 @@ def test_billions_of_parameters_are_planned_without_mpi_and_without_their_memory
     [
         (["--nodes", "0"], "--nodes: 0 is not allowed"),
         (["--calibration", "nowhere.yaml"], "calibration 'nowhere.yaml' does not exist"),
-        (["method.name=fedrolx"], "unknown method fedrolx"),
+        (["method.name=fedrolx"], "unknown name 'fedrolx', did you mean 'fedrolex'?"),
         (["data.path=./nowhere"], "data.path: folder './nowhere' does not exist"),
         (["method.space={ffn: [1000]}"], "method.space.ffn: 1000 is wider than the model"),
     ],

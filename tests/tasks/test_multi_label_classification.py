@@ -22,7 +22,7 @@ from raffm_mpi.learning.evaluation import blank, evaluate, score_clients, score_
 from raffm_mpi.learning.model import load_config, load_model
 from raffm_mpi.learning.training import Processor
 from raffm_mpi.tasks import TASKS, inspect
-from support.warm_server import warm_python
+from support.final_hashes import hashes_on
 
 TASK = TASKS["multi_label_classification"]
 GREY = ImageInput(1, 4, 4, (0.5,), (0.5,))
@@ -328,13 +328,7 @@ def test_federations_train_to_the_same_bits_on_3_ranks_as_on_1(mpirun: Any, tmp_
     from raffm_mpi.log import open_run
 
     configs = write_federations(tmp_path)
-    program = Path(__file__).parents[1] / "federation" / "programs" / "hashes.py"
-    hashes = []
-    for ranks in (1, 3):
-        environment = {"HF_HOME": str(tmp_path / "hub")}
-        result = mpirun(ranks, *warm_python(), program, tmp_path, *configs, env=environment)
-        assert result.returncode == 0, result.stderr
-        hashes.append(dict(re.findall(r"^sha256 (\S+) ([0-9a-f]{64})", result.stdout, re.MULTILINE)))
+    hashes = [hashes_on(mpirun, ranks, tmp_path, configs) for ranks in (1, 3)]
     assert hashes[0] == hashes[1] and len(hashes[0]) == 4
     for of in ("texts", "images"):
         for way in ("lists", "columns"):

@@ -113,7 +113,7 @@ def test_a_task_has_its_file_its_rows_and_partitions_that_there_are(name: str) -
     assert task.name == name and type(task).__module__ == f"raffm_mpi.tasks.{name}"
     (row,) = [line for line in PAGE.splitlines() if line.startswith(f"| `{name}` | `{name}.py` | ")]
     assert all(f"`{role}`" in row for role in task.roles)
-    assert sum(line.startswith(f"| `{name}` | ") for line in (ROOT / "README.md").read_text().splitlines()) == 1
+    assert f"`{name}`" in (ROOT / "README.md").read_text()
     assert {"iid", "by_column"} <= set(task.partitions) <= KINDS
     import transformers
 

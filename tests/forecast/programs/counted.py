@@ -10,15 +10,15 @@ from unittest import mock
 
 from raffm_mpi.config import load_settings
 from raffm_mpi.elastic.packing import num_entries, pack
-from raffm_mpi.exchange.transport import Transport
-from raffm_mpi.federation.experiment import set_up
+from raffm_mpi.exchange.lone import LoneRank
+from raffm_mpi.federation.run import set_up
 from raffm_mpi.forecast import calibrate
 
 SECONDS = {"apply": 1, "rewrite": 10, "contribution": 100, "add": 1000}
 
 
-def measured(config, transport):
-    experiment = set_up(load_settings(config), transport, None)
+def measured(config, ranks):
+    experiment = set_up(load_settings(config), ranks)
     sent = experiment.aggregator.sent
     model = pack(sent, {n: p.detach() for n, p in experiment.model.named_parameters() if n in sent.labels})
     passed = {"s": 0.0}
@@ -41,12 +41,12 @@ def measured(config, transport):
         slow(aggregator, "contribution"),
         slow(aggregator, "add"),
     ):
-        bench = calibrate._Bench(experiment, transport, model)
+        bench = calibrate._Bench(experiment, ranks, model)
         server, update_s = bench.server(), bench.update_s()
     commit_s = 8 * num_entries(aggregator.summed) / server["commit_bytes_per_s"]
     return {"commit_s": commit_s, "commit_client_s": server["commit_client_s"], "update_s": update_s}
 
 
 if __name__ == "__main__":
-    transport = Transport()
-    print(json.dumps([measured(config, transport) for config in sys.argv[1:]]))
+    ranks = LoneRank()
+    print(json.dumps([measured(config, ranks) for config in sys.argv[1:]]))
