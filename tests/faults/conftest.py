@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ def killed(mpirun, config: Path, tmp_path: Path):
     """
 
     def run(ranks: int, kills: str, *arguments: str, options=("--with-ft", "ulfm")):
-        command = [*warm_python(), PROGRAMS / "killed.py", "run", config, f"output={tmp_path / 'run'}", *arguments]
+        # mpirun itself ends what was stopped and not killed, so that has to be its own child.
+        python = [sys.executable] if "SIGSTOP" in kills else warm_python()
+        command = [*python, PROGRAMS / "killed.py", "run", config, f"output={tmp_path / 'run'}", *arguments]
         env = {"KILLS": kills, "PIDS": str(tmp_path)}
         if ranks == 1:
             return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=TIMEOUT_S)
