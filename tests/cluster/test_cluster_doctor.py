@@ -43,7 +43,7 @@ def test_srun_with_pmix_joins_two_hosts_that_share_the_output(examined, tmp_path
     assert found["launcher"].startswith("ok") and "srun started 4" in found["launcher"]
     assert found["PMIx"].startswith("ok") and found["large counts"].startswith("ok")
     assert found["log"].startswith("ok") and "the same from 2 hosts" in found["log"]
-    assert found["failures"].startswith("warn") and "instead of srun" in found["losses"]
+    assert found["failures"].startswith("warn") and "instead of srun" in found["failures"]
     assert found["failed nodes"].startswith("warn")
 
 
