@@ -15,12 +15,11 @@ from support.warm_server import warm_python
 
 PROGRAM = Path(__file__).parent / "programs" / "counted.py"
 LORA = {"rank": 4, "ranks": [2, 4], "targets": None}
+WITH_ADAPTERS = {"family": "vit", "config": tiny.VIT, "lora": LORA}
 CASES = {
     "mean": {"method": {"name": "fedavg"}},
-    "prism": {"method": {"name": "prism", "budgets": [1.0, 0.6]}},
-    "hetlora": {"model": {**{"family": "vit", "config": tiny.VIT}, "lora": {**LORA, "aggregation": "hetlora"}}},
-    "flexlora": {"model": {**{"family": "vit", "config": tiny.VIT}, "lora": {**LORA, "aggregation": "flexlora"}}},
-    "stacking": {"model": {**{"family": "vit", "config": tiny.VIT}, "lora": {**LORA, "aggregation": "stacking"}}},
+    "prism": {"method": {"name": "prism", "budget": {"kind": "drawn", "shares": [1.0, 0.6]}}},
+    **{way: {"model": WITH_ADAPTERS, "aggregation": way} for way in ("hetlora", "flexlora", "stacking")},
 }
 
 
