@@ -192,8 +192,8 @@ def test_the_lines_say_what_does_not_fit(planned, calibration):
     for part in (
         "3 nodes x 4 groups = 12 client groups",
         "the calibration is of a model of 1,000 parameters",
-        "the calibration is of compute.threads_per_group 1, this plan has 2",
-        "the calibration is of groups a node 2, this plan has 4",
+        "the calibration is of compute.threads_per_group 1, this forecast has 2",
+        "the calibration is of groups a node 2, this forecast has 4",
         "measured between 3 ranks of one node",
         "are assumed",
     ):
