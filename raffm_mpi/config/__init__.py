@@ -48,7 +48,7 @@ from raffm_mpi.config.methods import (
 from raffm_mpi.config.model import LoRASettings, ModelSettings
 from raffm_mpi.config.reading import apply_overrides, check, check_logged, check_settings, load_settings
 from raffm_mpi.config.reliability import ReliabilitySettings
-from raffm_mpi.config.sentences import nearest
+from raffm_mpi.config.sentences import nearest, suggestion
 from raffm_mpi.config.server import AnyServer, ServerSettings
 from raffm_mpi.config.settings import Settings
 from raffm_mpi.config.strict_yaml import read_yaml, write_yaml
@@ -116,5 +116,6 @@ __all__ = [
     "load_settings",
     "nearest",
     "read_yaml",
+    "suggestion",
     "write_yaml",
 ]

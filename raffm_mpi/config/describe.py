@@ -16,7 +16,7 @@ from raffm_mpi.config.base import expanded
 from raffm_mpi.config.sentences import nearest
 from raffm_mpi.config.settings import Settings
 from raffm_mpi.config.strict_yaml import write_yaml
-from raffm_mpi.config.tagged import ByTag
+from raffm_mpi.config.tagged import ByTag, choice_of
 from raffm_mpi.errors import UserMistake
 
 COMMAND = "raffm-mpi settings --markdown > docs/settings.md"
@@ -119,7 +119,7 @@ def _group_sections(name: str, group: type[BaseModel], fields: Fields, tag: str 
     yield Section(name, _first_paragraph(group), tuple(_entry(key, info) for key, info in fields.items()), tag)
     for key, info in fields.items():
         inner = f"{name}.{key}" if name else key
-        by_tag = _by_tag(info)
+        by_tag = choice_of(info)
         if by_tag:
             yield from _choice_sections(inner, by_tag, by_tag.members(info.annotation))
         elif (below := _group(info.annotation)) is not None:
@@ -147,9 +147,8 @@ def _entry(name: str, info: FieldInfo) -> Entry:
     meaning = " ".join((info.description or "").split())
     if info.is_required():
         default = "must be given"
-    elif _by_tag(info) or _group(info.annotation) is not None:
+    elif (by_tag := choice_of(info)) or _group(info.annotation) is not None:
         chosen = info.get_default(call_default_factory=True)
-        by_tag = _by_tag(info)
         default = "null" if chosen is None else str(getattr(chosen, by_tag.tag)) if by_tag else "as below"
     else:
         default = _yaml(info.get_default(call_default_factory=True))
@@ -158,7 +157,7 @@ def _entry(name: str, info: FieldInfo) -> Entry:
 
 def _allowed(info: FieldInfo) -> str:
     """What a setting may be, in words."""
-    by_tag = _by_tag(info)
+    by_tag = choice_of(info)
     if by_tag:
         return " | ".join(by_tag.members(info.annotation))
     return _words(info.annotation, info.metadata)
@@ -190,10 +189,6 @@ def _bounds(metadata: Sequence[Any]) -> Iterator[str]:
         elif type(entry) in _BOUNDS:
             name, word = _BOUNDS[type(entry)]
             yield f"{word} {getattr(entry, name)}"
-
-
-def _by_tag(info: FieldInfo) -> ByTag | None:
-    return next((entry for entry in info.metadata if isinstance(entry, ByTag)), None)
 
 
 def _group(annotation: Any) -> type[BaseModel] | None:

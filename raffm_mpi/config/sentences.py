@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from raffm_mpi.config.moved import now
-from raffm_mpi.config.tagged import ByTag
+from raffm_mpi.config.tagged import ByTag, choice_of
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -64,8 +64,17 @@ def nearest(given: Any, known: Iterable[str], introduction: str = "known") -> st
     '; known: fedavg, raffm'
     """
     known = list(known)
-    near = difflib.get_close_matches(str(given), known, n=1)
-    return (f", did you mean '{near[0]}'?" if near else ";") + f" {introduction}: {', '.join(known)}"
+    return f"{suggestion(given, known) or ';'} {introduction}: {', '.join(known)}"
+
+
+def suggestion(given: Any, known: Iterable[str]) -> str:
+    """A question for the nearest known name, as part of a sentence about an unknown one; empty where none is near.
+
+    >>> suggestion("fedavgg", ["fedavg", "raffm"]), suggestion("x", ["fedavg", "raffm"])
+    (", did you mean 'fedavg'?", '')
+    """
+    near = difflib.get_close_matches(str(given), list(known), n=1)
+    return f", did you mean '{near[0]}'?" if near else ""
 
 
 def shown(value: Any) -> str:
@@ -86,10 +95,8 @@ def _what(item: ErrorDetails, place: _Place) -> str:
     if kind in ("union_tag_invalid", "union_tag_not_found") and place.choice:
         return _unknown_tag(value, place.choice, place.choice.members(place.annotation))
     message = _NEEDED.get(kind, item["msg"][0].lower() + item["msg"][1:])
-    near = ""
-    if kind == "literal_error" and isinstance(value, str):
-        matches = difflib.get_close_matches(value, _literals(place.annotation), n=1)
-        near = f", did you mean '{matches[0]}'?" if matches else ""
+    is_word = kind == "literal_error" and isinstance(value, str)
+    near = suggestion(value, _literals(place.annotation)) if is_word else ""
     return f": {shown(value)} is not allowed{near or ':'} {message}"
 
 
@@ -138,8 +145,7 @@ def _annotation(field: FieldInfo) -> tuple[Any, ByTag | None]:
     """What a field holds, where it is not null, and the choice between it."""
     given = [member for member in get_args(field.annotation) if member is not NoneType]
     is_optional = len(given) == 1 and NoneType in get_args(field.annotation)
-    choice = next((entry for entry in field.metadata if isinstance(entry, ByTag)), None)
-    return given[0] if is_optional else field.annotation, choice
+    return given[0] if is_optional else field.annotation, choice_of(field)
 
 
 def _literals(annotation: Any) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, GetCoreSchemaHandler, ValidationInfo
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from raffm_mpi.config.base import FROM_LOG
@@ -64,3 +65,8 @@ class ByTag:
             own = members[tag].model_fields
             given = {name: value for name, value in given.items() if name in own or name not in known}
         return given
+
+
+def choice_of(field: FieldInfo) -> ByTag | None:
+    """The choice by which a field's group is found; None for any other field."""
+    return next((entry for entry in field.metadata if isinstance(entry, ByTag)), None)

@@ -38,8 +38,8 @@ def prepare(info: DataInfo, task: Format, settings: DataSettings, inputs: ImageI
     """Build the memory-mapped examples under ``data.cache`` unless they are there, and return their folder.
 
     ``task`` is the one that ``info`` names. The examples are stored once for all seeds; a held-out validation split is
-    a folder of their numbers inside.
-    Folders appear whole or not at all, so processes may race. Each holds the fingerprint of its examples.
+    a folder of their numbers inside. Folders appear whole or not at all, so processes may race. Each holds the
+    fingerprint of its examples.
 
     A training example that cannot be read is marked, and ``Split.batch`` refuses it; none is held out.
 

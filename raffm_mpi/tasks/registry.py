@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from raffm_mpi import data
-from raffm_mpi.config import DataSettings
+from raffm_mpi.config import DataSettings, suggestion
 from raffm_mpi.data.columns import DISCRETE, Columns, check_type, label_columns, only
 from raffm_mpi.errors import UserMistake
 from raffm_mpi.tasks.base import Task
@@ -38,7 +37,7 @@ TASKS = {task.name: task for task in _TASKS}
 def task_of(name: str) -> Task:
     """The task of a name; raises UserMistake with the known ones."""
     if name not in TASKS:
-        raise UserMistake(f"data.task: unknown task '{name}'{_near(name, TASKS)}; known: {', '.join(TASKS)}")
+        raise UserMistake(f"data.task: unknown task '{name}'{suggestion(name, TASKS)}; known: {', '.join(TASKS)}")
     return TASKS[name]
 
 
@@ -81,7 +80,8 @@ def _named(settings: DataSettings, tasks: Sequence[Task]) -> Columns:
     every = {role for task in TASKS.values() for role in task.roles}
     for role in settings.columns:
         if role not in every:
-            raise UserMistake(f"data.columns.{role}: unknown role{_near(role, known)}; allowed: {', '.join(known)}")
+            near = suggestion(role, known)
+            raise UserMistake(f"data.columns.{role}: unknown role{near}; allowed: {', '.join(known)}")
     roles = {role: name if isinstance(name, str) else tuple(name) for role, name in settings.columns.items()}
     return Columns(roles, settings.partition.client_column)
 
@@ -100,8 +100,3 @@ def _check_named(features: Features, named: Columns) -> None:
         raise UserMistake(
             f"data.columns: {', '.join(named.roles)} name columns {', '.join(names)}; a column has one role"
         )
-
-
-def _near(word: str, known: Sequence[str] | dict[str, Task]) -> str:
-    found = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean '{found[0]}'?" if found else ""
